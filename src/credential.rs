@@ -1,0 +1,11 @@
+//! Pull secrets, read and matched exactly as the kubelet does
+//! (`pkg/credentialprovider/{config,keyring}.go`). Pure.
+//!
+//! [`DockerConfig`] is what a payload decodes to; [`Keyring`] is the order and the match of its keys.
+//! This module must not know about rules, and no password may leave it in text form.
+
+pub mod docker_config;
+pub mod keyring;
+
+pub use docker_config::{DecodeError, DockerConfig, Entry, SecretType};
+pub use keyring::{Keyring, Lookup};

@@ -1,0 +1,17 @@
+//! pullpass gives every Pod the image pull secrets its images need.
+//!
+//! The rooms below are listed from the top floor down; every arrow between them points down.
+//! ARCHITECTURE.md walks one request through them.
+
+pub mod admission;
+pub mod cli;
+pub mod credential;
+pub mod image;
+pub mod index;
+pub mod logging;
+pub mod metrics;
+pub mod pki;
+pub mod rules;
+pub mod shutdown;
+pub mod snapshot;
+pub mod webhook;

@@ -1,0 +1,155 @@
+//! What the user said: the schema of `rules.yaml`, validated. Positions are gone from here on.
+
+use super::diagnostics::Diagnostics;
+use super::pattern::RegistryPattern;
+use super::selector::LabelSelector;
+
+/// Largest rules text from a ConfigMap, in bytes: Kubernetes' own limit for one object's data.
+pub const CONFIG_MAP_RULES_BYTES_MAX: usize = 1024 * 1024;
+/// Largest rules text from a file, in bytes: 100,000 patterns of 160 bytes.
+pub const FILE_RULES_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most image patterns (`images` and `excludeImages` together) in one rules text.
+pub const PATTERNS_MAX: usize = 100_000;
+
+/// A valid `rules.yaml`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RulesConfig {
+    /// The credentials that are handed out.
+    pub pull_secrets: Vec<PullSecretConfig>,
+    /// The rules, in order.
+    pub rules: Vec<RuleConfig>,
+}
+
+/// One entry of `pullSecrets`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullSecretConfig {
+    /// How rules call it.
+    pub name: String,
+    /// Name of the Secret in the Pod's namespace.
+    pub secret_name: String,
+    /// Where the credential comes from.
+    pub source: Source,
+    /// When it is delivered.
+    pub deliver: Deliver,
+    /// Who may ever hold it.
+    pub namespaces: NamespaceFilter,
+    /// ServiceAccounts of each permitted namespace to attach it to (`*` = all).
+    pub service_accounts: Vec<String>,
+    /// Whose copies are taken over.
+    pub adopt: Vec<Adopt>,
+}
+
+/// Where a credential comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// A Secret; in pullpass's own namespace if `namespace` is `None`.
+    Secret {
+        /// Namespace of the source, or ours.
+        namespace: Option<String>,
+        /// Name of the source Secret.
+        secret: String,
+    },
+    /// A file that holds the payload.
+    File {
+        /// Its path.
+        path: String,
+    },
+    /// A kubelet credential-provider plugin or docker credential helper. What it takes is checked
+    /// where it is run.
+    Exec(ExecSource),
+}
+
+/// How an `exec` source is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecSource {
+    /// Program; no shell is involved.
+    pub command: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Environment given to it, name and value.
+    pub env: Vec<(String, String)>,
+}
+
+/// When a pull secret is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Deliver {
+    /// In every permitted namespace before its first Pod.
+    #[default]
+    Always,
+    /// When a Pod needs it.
+    OnDemand,
+    /// The namespace brings its own.
+    Never,
+}
+
+/// Whose copies of a Secret are taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Adopt {
+    /// titansoft/imagepullsecret-patcher.
+    Titansoft,
+    /// tamcore/imagepullsecret-controller.
+    Tamcore,
+    /// A Kyverno `clone` rule.
+    Kyverno,
+    /// emberstack/kubernetes-reflector.
+    Reflector,
+    /// Any Secret carrying this label.
+    Label {
+        /// Label key.
+        key: String,
+        /// Label value.
+        value: String,
+    },
+}
+
+/// Globs and labels that choose namespaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceFilter {
+    /// Globs on the namespace's name; `["*"]` if not written.
+    pub include: Vec<String>,
+    /// Globs that take namespaces out again.
+    pub exclude: Vec<String>,
+    /// ANDed with the globs; `None` if absent or empty.
+    pub selector: Option<LabelSelector>,
+}
+
+/// One entry of `rules`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleConfig {
+    /// Its name, unique.
+    pub name: String,
+    /// `None`: whatever the credentials themselves cover.
+    pub images: Option<Vec<RegistryPattern>>,
+    /// Patterns that take images out again.
+    pub exclude_images: Vec<RegistryPattern>,
+    /// Where the rule applies.
+    pub namespaces: NamespaceFilter,
+    /// Labels of the Pod; `None` if absent or empty.
+    pub pod_selector: Option<LabelSelector>,
+    /// Indices into [`RulesConfig::pull_secrets`], in order.
+    pub pull_secrets: Vec<usize>,
+    /// Also when no image matches.
+    pub always: bool,
+    /// Enforce or Shadow.
+    pub mode: Mode,
+}
+
+/// Whether a rule patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// Patch.
+    #[default]
+    Enforce,
+    /// Decide, count and report, but do not patch.
+    Shadow,
+}
+
+/// Parses and validates a rules text; reports every error at once.
+///
+/// # Errors
+/// All [`Diagnostics`], each with line, column, offending text and fix.
+pub fn load(_text: &str) -> Result<RulesConfig, Diagnostics> {
+    todo!()
+}

@@ -1,13 +1,42 @@
-//! The decision: a pure function of review and snapshot. Bytes in, bytes out.
+//! The decision: a pure function of a review and a snapshot. Bytes in, bytes out.
+//!
+//! One request flows through this room in one direction:
+//!
+//! ```text
+//! bytes --review::Review--> PodView --decision::decide--> Decision --review::write_response--> bytes
+//! ```
+//!
+//! [`decision`] holds the line that decides whether a Pod is skipped. This room must not do I/O, take
+//! a lock, or know HTTP; only [`review`] knows the JSON of an AdmissionReview.
 
+pub mod decision;
+mod lenient;
+pub mod patch;
+pub mod pod;
+pub mod review;
+
+pub use decision::{Decision, Reason, Warning, decide};
+pub use pod::PodView;
+pub use review::{Review, ReviewError};
+
+use smallvec::SmallVec;
+
+use crate::rules::{Mode, RuleId};
 use crate::snapshot::Snapshot;
 
-/// Answers one AdmissionReview.
+/// Answers one AdmissionReview: decode, decide, patch, encode.
 ///
 /// # Errors
-/// [`ReviewError`] where no valid answer can be built: the caller sends HTTP 400.
-pub fn admit(_body: &[u8], _snapshot: &Snapshot) -> Result<Answer, ReviewError> {
-    todo!()
+/// [`ReviewError`] where no valid answer can be built: the caller sends HTTP 400, and the
+/// `failurePolicy` decides. A Pod is never denied.
+pub fn admit(body: &[u8], snapshot: &Snapshot) -> Result<Answer, ReviewError> {
+    let review = Review::parse(body)?;
+    let decision = decide(&review, snapshot);
+    let body = review::write_response(&review, &decision, snapshot.ruleset());
+    Ok(Answer {
+        body,
+        report: Report::of(&decision),
+    })
 }
 
 /// What to send, and what to count.
@@ -25,40 +54,17 @@ pub struct Report {
     /// Label values `outcome` and `reason` of `pullpass_admission_requests_total`.
     pub reason: Reason,
     /// Rules that added a secret (Enforce) or would have (Shadow).
-    pub injections: smallvec::SmallVec<[(crate::rules::RuleId, crate::rules::Mode); 8]>,
+    pub injections: SmallVec<[(RuleId, Mode); 8]>,
+    /// Image references that the kubelet will refuse as `InvalidImageName`.
+    pub images_unparsable: u32,
 }
 
-/// Why a review was answered as it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Reason {
-    /// Placeholder, more follow.
-    Injected,
-}
-
-impl Reason {
-    /// All values, so that every series exists from the start.
-    pub const ALL: &'static [Self] = &[Self::Injected];
-
-    /// Label value `outcome`.
-    pub fn outcome(self) -> &'static str {
-        "patched"
+impl Report {
+    fn of(decision: &Decision<'_>) -> Self {
+        Self {
+            reason: decision.reason,
+            injections: decision.rules.clone(),
+            images_unparsable: decision.images_unparsable,
+        }
     }
-
-    /// Label value `reason`.
-    pub fn as_str(self) -> &'static str {
-        "injected"
-    }
-}
-
-/// Why a body cannot be answered.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReviewError {
-    /// Not JSON, or not an AdmissionReview v1.
-    #[error("not an AdmissionReview of admission.k8s.io/v1")]
-    NotAReview,
-    /// No `request.uid`.
-    #[error("the AdmissionReview has no request.uid")]
-    NoUid,
 }

@@ -38,6 +38,17 @@ pub enum State {
 pub struct Index {
     /// By the entry's name in the rules (`pullSecrets[].name`). No entry: unknown.
     pub secrets: HashMap<String, Coverage>,
-    /// `(namespace, name)` of ServiceAccounts with `kubernetes.io/enforce-mountable-secrets: "true"`.
-    pub strict_service_accounts: HashSet<(String, String)>,
+    /// By namespace, the names of ServiceAccounts with
+    /// `kubernetes.io/enforce-mountable-secrets: "true"`.
+    pub strict_service_accounts: HashMap<String, HashSet<String>>,
+}
+
+impl Index {
+    /// Whether the API server would refuse a Pod of this ServiceAccount that names a secret which the
+    /// ServiceAccount does not list.
+    pub fn is_strict(&self, namespace: &str, service_account: &str) -> bool {
+        self.strict_service_accounts
+            .get(namespace)
+            .is_some_and(|names| names.contains(service_account))
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::index::{Coverage, Index};
+use crate::rules::selector::Labels;
 use crate::rules::{Ruleset, SecretId};
 
 /// Everything a decision depends on besides the review.
@@ -71,5 +72,34 @@ impl Snapshot {
     /// Counts the rules loads of this process, from 1; a gauge in the metrics.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+}
+
+impl Namespaces {
+    /// The labels of `namespace`; `None` while it is not known.
+    pub fn labels<'a>(&'a self, namespace: &'a str) -> Option<NamespaceLabels<'a>> {
+        match self {
+            Self::Fixed(labels) => Some(NamespaceLabels { namespace, labels }),
+        }
+    }
+}
+
+/// The labels of one namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct NamespaceLabels<'a> {
+    namespace: &'a str,
+    labels: &'a BTreeMap<String, String>,
+}
+
+/// Label that the API server puts on every namespace, with its name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+impl Labels for NamespaceLabels<'_> {
+    fn value(&self, key: &str) -> Option<&str> {
+        if key == NAME_LABEL {
+            Some(self.namespace)
+        } else {
+            self.labels.get(key).map(|v| &**v)
+        }
     }
 }

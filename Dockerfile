@@ -1,0 +1,26 @@
+# Two stages: a static binary, then nothing but that binary.
+#
+#   docker build -t pullpass:dev .
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
+COPY src src
+# Static glibc: no libc to patch in the final image, and no shell to break into.
+ENV RUSTFLAGS="-C target-feature=+crt-static"
+RUN cargo build --release --locked --bin pullpass --target "$(uname -m)-unknown-linux-gnu" \
+ && cp "target/$(uname -m)-unknown-linux-gnu/release/pullpass" /pullpass
+
+FROM scratch
+ARG VERSION=dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="pullpass" \
+      org.opencontainers.image.description="Gives every Pod the image pull secrets its images need" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="https://pullpass.dev" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /pullpass /pullpass
+# Numeric, so that runAsNonRoot can be checked without a passwd file.
+USER 65532:65532
+EXPOSE 10250 8080
+ENTRYPOINT ["/pullpass"]

@@ -1,0 +1,58 @@
+# Every recipe that people and CI use. `make` lists them.
+.DEFAULT_GOAL := help
+SHELL := bash
+
+.PHONY: help
+help: ## List the recipes
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: demo
+demo: ## Build, run the webhook on loopback, send it AdmissionReviews, show what it answers
+	@cargo build --quiet --bin pullpass --example demo
+	@target/debug/examples/demo
+
+.PHONY: test
+test: ## Everything: lints, unit and integration tests, fuzz and bench at small scale, a real cluster
+	@tests/run
+
+.PHONY: unit
+unit: ## The tests that need nothing but the toolchain
+	cargo test --lib --bins --tests -- --skip no-such-test
+
+.PHONY: cluster
+cluster: tools ## The tests on a real Kubernetes node (root); FILTER=name for some of them
+	cargo test --test cluster -- $(FILTER)
+
+.PHONY: tools
+tools: ## Build the Go programs of the tests into target/tools/bin, once
+	@tests/tools/build
+
+.PHONY: bench
+bench: ## Measure, print the table, write target/bench.json
+	@cargo bench --bench figures
+
+.PHONY: fuzz
+fuzz: ## Fuzz every parser; SECONDS_EACH=600 for longer
+	@fuzz/run $${SECONDS_EACH:-60}
+
+.PHONY: lint
+lint: ## Format check and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --all-targets -- -D warnings
+
+.PHONY: docs
+docs: ## Build the documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+.PHONY: deny
+deny: ## Licences, duplicate crates, sources
+	@tests/tools/cargo-install cargo-deny
+	target/tools/bin/cargo-deny check bans licenses sources
+
+.PHONY: image
+image: ## Build the container image (needs a container engine)
+	docker build -t pullpass:dev .
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	cargo clean

@@ -9,7 +9,7 @@ help: ## List the recipes
 .PHONY: demo
 demo: ## Build, run the webhook on loopback, send it AdmissionReviews, show what it answers
 	@cargo build --quiet --bin pullpass --example demo
-	@target/debug/examples/demo
+	@target/debug/examples/demo target/debug/pullpass
 
 .PHONY: test
 test: ## Everything: lints, unit and integration tests, fuzz and bench at small scale, a real cluster

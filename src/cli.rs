@@ -1,8 +1,73 @@
-//! The command line: one file per subcommand, thin.
+//! The command line: one file per subcommand, thin. Exit code 0 is fine, 1 means findings, 2 wrong
+//! usage or a file that cannot be read.
 
+mod kubelet;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Gives every Pod the image pull secrets its images need.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Image(kubelet::ImageArgs),
+    Match(kubelet::MatchArgs),
+    Keys(kubelet::KeysArgs),
+}
+
+/// What a subcommand that did its work has to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing is wrong: exit code 0.
+    Clean,
+    /// Something is wrong with what it was shown: exit code 1.
+    Findings,
+}
+
+/// Why a subcommand could not do its work: exit code 2.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error("cannot read {}: {error}", path.display())]
+    Read { path: PathBuf, error: io::Error },
+    #[error("{} is larger than {limit} bytes: no Secret holds that much", path.display())]
+    TooLarge { path: PathBuf, limit: u64 },
+    #[error("cannot write the answer: {0}")]
+    Write(#[from] io::Error),
+}
 
 /// Parses the arguments and runs the subcommand.
 pub fn run() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            drop(usage.print());
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+        }
+    };
+    let outcome = match cli.command {
+        Command::Image(args) => kubelet::image(&args),
+        Command::Match(args) => kubelet::match_keys(&args),
+        Command::Keys(args) => kubelet::keys(&args),
+    };
+    match outcome {
+        Ok(Outcome::Clean) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(1),
+        // The reader has seen enough (`| head -1`).
+        Err(CliError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            drop(writeln!(io::stderr(), "error: {error}"));
+            ExitCode::from(2)
+        }
+    }
 }

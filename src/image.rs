@@ -1,16 +1,46 @@
 //! Image references, read exactly as the kubelet reads them.
 //!
-//! The grammar and the normalisation are those of distribution/reference `ParseNormalizedNamed`,
-//! which is what the kubelet's `ParseImageName` calls. Pure: no I/O, no allocation while parsing.
-//! This module must not know about rules or credentials.
+//! ```text
+//! reference  = name [":" tag] ["@" digest]
+//! name       = [registry "/"] repository
+//! registry   = (label *("." label) | "[" IPv6 "]") [":" port]     both cases; one or more digits
+//! repository = segment *("/" segment)                             lower case, 255 bytes at most
+//! ```
+//!
+//! Grammar (`grammar.rs`) and normalisation (here) are those of distribution/reference
+//! `ParseNormalizedNamed`, which the kubelet's `ParseImageName` (`pkg/util/parsers`) calls.
+//! Normalisation, in this order:
+//! 1. Exactly 64 lower-case hexadecimal characters are refused.
+//! 2. No `/`: `docker.io/library/` goes in front; `quay.io` alone is a Docker Hub image.
+//! 3. What stands before the first `/` is the registry if it is `localhost`, holds a `.` or `:`, or an
+//!    upper-case letter; `index.docker.io` becomes `docker.io`. Else the registry is `docker.io`.
+//! 4. On `docker.io`, a repository of one segment gets `library/` in front.
+//!
+//! Pure: no I/O, no allocation while parsing. This module must not know about rules or credentials.
+
+mod grammar;
 
 use std::fmt;
 
+use grammar::{check_digest, check_path, check_segment, check_tag};
+
+/// The registry that images without one come from.
+pub const DOCKER_HUB: &str = "docker.io";
+
+/// The older name of [`DOCKER_HUB`], still the one that docker configs use as a key.
+const DOCKER_HUB_INDEX: &str = "index.docker.io";
+
+/// Goes in front of Docker Hub repositories of one segment.
+const OFFICIAL_PREFIX: &str = "library/";
+
+/// Length of a sha256 image ID in hexadecimal, which is no name.
+const IMAGE_ID_BYTES: usize = 64;
+
 /// A parsed, normalised image reference that borrows from the text it was read from.
 ///
-/// The kubelet looks credentials up by [`ImageRef::name`]: registry and repository, without tag and
-/// digest. The name is never built on the matching path: it is `host`, `/`, [`Self::path_prefix`]
-/// and [`Self::path`], each a borrowed slice.
+/// The kubelet looks credentials up by [the name](#impl-Display-for-ImageRef<'_>): registry and
+/// repository, without tag and digest. The name is never built on the matching path: it is
+/// [`Self::host`], `/`, [`Self::path_prefix`] and [`Self::path`], each a borrowed slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageRef<'a> {
     host: &'a str,
@@ -26,8 +56,59 @@ impl<'a> ImageRef<'a> {
     ///
     /// # Errors
     /// [`ParseImageError`], for every input that the kubelet answers with `InvalidImageName`.
-    pub fn parse(_input: &'a str) -> Result<Self, ParseImageError> {
-        todo!()
+    pub fn parse(input: &'a str) -> Result<Self, ParseImageError> {
+        if input.is_empty() {
+            return Err(ParseImageError::Empty);
+        }
+        if input.len() == IMAGE_ID_BYTES && input.bytes().all(grammar::is_lower_hex) {
+            return Err(ParseImageError::ImageId);
+        }
+        let (host, path_prefix, rest) = normalise(input);
+        // The part after the registry is always the end of the input, so columns follow from lengths.
+        let rest_column = input.len() - rest.len() + 1;
+
+        let (name, digest) = split_once(rest, '@');
+        let (path, tag) = split_once(name, ':');
+        let defect = grammar::registry_defect(host);
+        if let Some(defect) = defect
+            && check_segment(host, 1).is_err()
+        {
+            return Err(grammar::registry_error(defect, host, rest));
+        }
+        check_path(path, rest_column)?;
+        let tag_column = rest_column + path.len() + 1;
+        if let Some(tag) = tag {
+            check_tag(tag, tag_column)?;
+        }
+        if let Some(digest) = digest {
+            check_digest(digest, rest_column + name.len() + 1)?;
+        }
+
+        let image = Self {
+            host,
+            host_is_registry: defect.is_none(),
+            path_prefix,
+            path,
+            tag,
+            digest,
+        };
+        match image.repository_bytes() {
+            length if length > grammar::REPOSITORY_BYTES_MAX => {
+                Err(ParseImageError::RepositoryTooLong { length })
+            }
+            _ => Ok(image),
+        }
+    }
+
+    /// [`Self::parse`] for bytes of unknown encoding, such as a command line argument.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; also for everything that is not UTF-8, since the grammar is ASCII.
+    pub fn parse_bytes(input: &'a [u8]) -> Result<Self, ParseImageError> {
+        let text = str::from_utf8(input).map_err(|error| ParseImageError::NotUtf8 {
+            byte: error.valid_up_to() + 1,
+        })?;
+        Self::parse(text)
     }
 
     /// The first segment of the name: what pattern hosts and credential keys are compared with.
@@ -40,6 +121,29 @@ impl<'a> ImageRef<'a> {
     /// distribution's `Domain()`; `None` where it is empty (`a_b.com/app`).
     pub fn registry(&self) -> Option<&'a str> {
         self.host_is_registry.then_some(self.host)
+    }
+
+    /// distribution's `Path()`: the name without [`Self::registry`] (allocates; for people).
+    pub fn repository(&self) -> String {
+        if self.host_is_registry {
+            format!("{}{}", self.path_prefix, self.path)
+        } else {
+            self.to_string()
+        }
+    }
+
+    /// distribution's `FamiliarName()`: the shortest form of the name, without tag and digest, as
+    /// people write it: `nginx`, `acme/app`, `r.io/app` (allocates; for people).
+    pub fn familiar(&self) -> String {
+        if self.host != DOCKER_HUB {
+            return self.to_string();
+        }
+        let path = self.path;
+        let short = match path.strip_prefix(OFFICIAL_PREFIX) {
+            Some(official) if !official.contains('/') => official,
+            _ => path,
+        };
+        short.into()
     }
 
     /// `"library/"` for one-word Docker Hub images, else empty: goes in front of [`Self::path`].
@@ -61,20 +165,205 @@ impl<'a> ImageRef<'a> {
     pub fn digest(&self) -> Option<&'a str> {
         self.digest
     }
+
+    /// Length of [`Self::repository`], which is what distribution limits.
+    fn repository_bytes(&self) -> usize {
+        let below_host = self.path_prefix.len() + self.path.len();
+        if self.host_is_registry {
+            below_host
+        } else {
+            self.host.len() + "/".len() + below_host
+        }
+    }
 }
 
-/// `name`: what the kubelet looks up, `docker.io/library/nginx` for `nginx:1.27`.
+/// The name: what the kubelet looks up, `docker.io/library/nginx` for `nginx:1.27`.
 impl fmt::Display for ImageRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}{}", self.host, self.path_prefix, self.path)
     }
 }
 
-/// Why the kubelet would answer `InvalidImageName`.
+/// Splits `input` into host, path prefix and the rest (path, tag, digest): steps 2 to 4 above.
+fn normalise(input: &str) -> (&str, &'static str, &str) {
+    let Some((first, remainder)) = input.split_once('/') else {
+        return (DOCKER_HUB, OFFICIAL_PREFIX, input);
+    };
+    let (host, rest) = match first {
+        DOCKER_HUB_INDEX => (DOCKER_HUB, remainder),
+        _ if is_host_like(first) => (first, remainder),
+        _ => (DOCKER_HUB, input),
+    };
+    let is_official = host == DOCKER_HUB && !rest.contains('/');
+    (host, if is_official { OFFICIAL_PREFIX } else { "" }, rest)
+}
+
+/// Whether the part before the first `/` is taken for a registry; it may still be a malformed one.
+fn is_host_like(first: &str) -> bool {
+    first == "localhost"
+        || first
+            .bytes()
+            .any(|b| matches!(b, b'.' | b':') || b.is_ascii_uppercase())
+}
+
+fn split_once(text: &str, separator: char) -> (&str, Option<&str>) {
+    match text.split_once(separator) {
+        Some((before, after)) => (before, Some(after)),
+        None => (text, None),
+    }
+}
+
+/// Why the kubelet would answer `InvalidImageName`. Columns and bytes count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseImageError {
-    /// Placeholder.
-    #[error("empty")]
+    /// Nothing was given.
+    #[error("the reference is empty: write one such as `registry.example.com/team/app:1.0`")]
     Empty,
+    /// The input is not text.
+    #[error("byte {byte} is not UTF-8: a reference consists of ASCII characters only")]
+    NotUtf8 {
+        /// The first byte that is not part of a UTF-8 character.
+        byte: usize,
+    },
+    /// The whole input is 64 lower-case hexadecimal characters.
+    #[error("64 hexadecimal characters are an image ID, not a name: write `NAME@sha256:ID`")]
+    ImageId,
+    /// The input starts as a URL does.
+    #[error("a reference has no scheme: drop everything up to and including `://`")]
+    Scheme,
+    /// What stands before the first `/` has to be a registry, and is none.
+    #[error(
+        "`{part}` before the first `/` is malformed: a registry is a host name or an IPv6 address \
+         in brackets, with an optional port, such as `registry.example.com:5000`"
+    )]
+    Registry {
+        /// What is wrong with it.
+        part: RegistryPart,
+    },
+    /// A character that is not allowed where it stands.
+    #[error("{found:?} at column {column} is not allowed in the {part}: {}", part.alphabet())]
+    Character {
+        /// Where in the reference.
+        part: Part,
+        /// The character.
+        found: char,
+        /// Its place in the input.
+        column: usize,
+    },
+    /// An upper-case letter in the repository.
+    #[error("{found:?} at column {column}: the repository must be lowercase, write {:?}", found.to_ascii_lowercase())]
+    Uppercase {
+        /// The letter.
+        found: char,
+        /// Its place in the input.
+        column: usize,
+    },
+    /// `.`, `_`, `__` or dashes that do not stand between letters or digits.
+    #[error(
+        "the separator at column {column} is misplaced: one `.`, `_` or `__`, or dashes, may stand \
+         between two letters or digits of the repository"
+    )]
+    Separator {
+        /// Place of the separator in the input.
+        column: usize,
+    },
+    /// Nothing before, between or after slashes.
+    #[error(
+        "the repository has an empty segment at column {column}: remove the extra `/`, or name it"
+    )]
+    EmptySegment {
+        /// Where the segment should start.
+        column: usize,
+    },
+    /// The repository is longer than distribution allows.
+    #[error(
+        "the repository is {length} bytes long, {max} are allowed: shorten it",
+        max = grammar::REPOSITORY_BYTES_MAX
+    )]
+    RepositoryTooLong {
+        /// Its length, `library/` included.
+        length: usize,
+    },
+    /// A `:` with nothing behind it.
+    #[error("the tag after `:` is empty: write one, or drop the `:`")]
+    EmptyTag,
+    /// The tag is longer than distribution allows.
+    #[error("the tag is {length} bytes long, {max} are allowed: shorten it", max = grammar::TAG_BYTES_MAX)]
+    TagTooLong {
+        /// Its length.
+        length: usize,
+    },
+    /// The part behind `@` has no known algorithm.
+    #[error("the digest after `@` must start with `sha256:`, `sha384:` or `sha512:`")]
+    DigestAlgorithm,
+    /// The digest is too long or too short for its algorithm.
+    #[error(
+        "the digest has {found} characters after `:`, its algorithm has {expected}: copy it whole"
+    )]
+    DigestLength {
+        /// What the algorithm asks for.
+        expected: usize,
+        /// What is there.
+        found: usize,
+    },
+}
+
+/// A part of a reference, for [`ParseImageError::Character`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// What stands before the first `/`.
+    Registry,
+    /// The path below the registry.
+    Repository,
+    /// What follows `:`.
+    Tag,
+    /// What follows `@`.
+    Digest,
+}
+
+impl Part {
+    fn alphabet(self) -> &'static str {
+        match self {
+            Self::Registry => "use letters, digits, `-`, `.` and `:` before the port",
+            Self::Repository => "use a-z, 0-9, `.`, `_`, `-` and `/`",
+            Self::Tag => "use letters, digits, `_`, `.` and `-`, the last two not first",
+            Self::Digest => "use 0-9 and a-f",
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Registry => "registry",
+            Self::Repository => "repository",
+            Self::Tag => "tag",
+            Self::Digest => "digest",
+        })
+    }
+}
+
+/// What is malformed about a registry, for [`ParseImageError::Registry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RegistryPart {
+    /// A label between dots: empty, or with a dash at an end.
+    Label,
+    /// The port: empty, or not digits only.
+    Port,
+    /// The address in brackets: empty, with other characters than hexadecimal digits and `:`, or
+    /// without the closing bracket.
+    Address,
+}
+
+impl fmt::Display for RegistryPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Label => "host",
+            Self::Port => "port",
+            Self::Address => "[address]",
+        })
+    }
 }

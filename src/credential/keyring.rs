@@ -1,13 +1,31 @@
-//! From `auths` keys to index keys, and the lookup of an image among them.
+//! From `auths` keys to index keys, and the lookup of an image among them
+//! (`pkg/credentialprovider/keyring.go`: `Add`, `Lookup`, `URLsMatchStr`, `isDefaultRegistryMatch`).
+//!
+//! 1. [`index_key`] turns each raw key into host and path, or drops it.
+//! 2. Index keys are sorted in reverse byte order; raw keys with the same one keep their order.
+//! 3. A key matches an image if port, number of labels and each label (`*` is any run inside one)
+//!    agree, and its path is a prefix of the image's. Segments do not matter: `r.io/a` covers `r.io/ab`.
+//! 4. If nothing matched and the image may come from Docker Hub, the key `index.docker.io` is used.
+//!
+//! This file must not hold user names or passwords: only whether there are any.
 
-use crate::image::ImageRef;
+use std::fmt;
+
+use crate::image::{DOCKER_HUB, ImageRef};
 
 use super::DockerConfig;
+use super::go_glob::Glob;
+use super::go_url::{self, Url};
+
+/// The index key whose credentials the Docker Hub fallback uses (`defaultRegistryHost`).
+const DOCKER_HUB_INDEX: &[u8] = b"index.docker.io";
 
 /// The keys of one pull secret, compiled once and scanned in the kubelet's order.
 /// Holds no user name and no password: only whether there are any.
-#[derive(Debug, Clone, Default)]
-pub struct Keyring {}
+#[derive(Clone, Default)]
+pub struct Keyring {
+    keys: Vec<CompiledKey>,
+}
 
 /// One raw key with what matters about its entry.
 #[derive(Debug, Clone, Copy)]
@@ -27,10 +45,39 @@ pub struct Lookup<'k> {
     pub docker_hub_fallback: bool,
 }
 
+/// The index key of a raw `auths` key, as bytes, since percent signs may decode to any; `None` where
+/// the kubelet ignores the key because Go cannot parse it as a URL.
+pub fn index_key(key: &str) -> Option<Vec<u8>> {
+    let without_scheme = key
+        .strip_prefix("https://")
+        .or_else(|| key.strip_prefix("http://"));
+    let Url { host, path } = go_url::parse(without_scheme.unwrap_or(key).as_bytes())?;
+    let version = [&b"/v1"[..], b"/v2"]
+        .into_iter()
+        .find_map(|v| path.strip_prefix(v).filter(|rest| rest.starts_with(b"/")));
+    Some(match version.unwrap_or(&path) {
+        b"/" => host,
+        path => [&host, path].concat(),
+    })
+}
+
 impl Keyring {
     /// Compiles raw keys; those the kubelet ignores are dropped.
-    pub fn new<'a>(_keys: impl IntoIterator<Item = Key<'a>>) -> Self {
-        todo!()
+    pub fn new<'a>(keys: impl IntoIterator<Item = Key<'a>>) -> Self {
+        let mut indexed: Vec<_> = keys
+            .into_iter()
+            .filter_map(|key| Some((index_key(key.key)?, key)))
+            .collect();
+        indexed.sort_by(|(a, _), (b, _)| b.cmp(a));
+        let compile = |(index_key, key): (Vec<u8>, Key<'a>)| CompiledKey {
+            raw: key.key.into(),
+            usable: key.usable,
+            is_docker_hub: index_key == DOCKER_HUB_INDEX,
+            pattern: Pattern::new(&index_key),
+        };
+        Self {
+            keys: indexed.into_iter().map(compile).collect(),
+        }
     }
 
     /// The keyring of one decoded payload.
@@ -42,13 +89,169 @@ impl Keyring {
     }
 
     /// All keys that the kubelet would use for `image`, in its order (allocates; for people).
-    pub fn lookup(&self, _image: &ImageRef<'_>) -> Lookup<'_> {
-        todo!()
+    ///
+    /// Raw keys with the same index key come in the order given; the kubelet's own order among those
+    /// of one secret is random.
+    pub fn lookup(&self, image: &ImageRef<'_>) -> Lookup<'_> {
+        let mut matched_in_order: Vec<_> = self.matching(image).map(CompiledKey::raw).collect();
+        let mut docker_hub_fallback = false;
+        if matched_in_order.is_empty() && may_be_docker_hub(image) {
+            matched_in_order = self.docker_hub().map(CompiledKey::raw).collect();
+            docker_hub_fallback = !matched_in_order.is_empty();
+        }
+        Lookup {
+            matched_in_order,
+            docker_hub_fallback,
+        }
     }
 
-    /// The first key with a usable credential among those the kubelet would use for `image`.
+    /// The first key with a usable credential among those the kubelet would use for `image`. A key
+    /// without one does not count, but hides the Docker Hub fallback as any other that matches.
     /// Allocation-free: on the admission path.
-    pub fn covering_key(&self, _image: &ImageRef<'_>) -> Option<&str> {
-        todo!()
+    pub fn covering_key(&self, image: &ImageRef<'_>) -> Option<&str> {
+        let mut matching = self.matching(image).peekable();
+        let covering = if matching.peek().is_some() {
+            matching.find(|key| key.usable)
+        } else if may_be_docker_hub(image) {
+            self.docker_hub().find(|key| key.usable)
+        } else {
+            None
+        };
+        covering.map(CompiledKey::raw)
     }
+
+    fn matching(&self, image: &ImageRef<'_>) -> impl Iterator<Item = &CompiledKey> {
+        let target = Target::new(image);
+        let matches = move |key: &&CompiledKey| match (&key.pattern, &target) {
+            (Some(pattern), Some(target)) => pattern.matches(target),
+            _ => false,
+        };
+        self.keys.iter().filter(matches)
+    }
+
+    fn docker_hub(&self) -> impl Iterator<Item = &CompiledKey> {
+        self.keys.iter().filter(|key| key.is_docker_hub)
+    }
+}
+
+/// Shows the number of keys only: a key may carry user info.
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring")
+            .field("keys", &self.keys.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
+struct CompiledKey {
+    raw: Box<str>,
+    usable: bool,
+    is_docker_hub: bool,
+    /// `None` if the index key, decoded once, is no URL any more: it never matches.
+    pattern: Option<Pattern>,
+}
+
+impl CompiledKey {
+    fn raw(&self) -> &str {
+        &self.raw
+    }
+}
+
+/// An index key, taken apart.
+#[derive(Clone)]
+struct Pattern {
+    host: HostPattern,
+    port: Box<[u8]>,
+    path: Box<[u8]>,
+}
+
+#[derive(Clone)]
+enum HostPattern {
+    /// No special character: label by label is the same as the whole.
+    Exact(Box<[u8]>),
+    Labels(Box<[Glob]>),
+}
+
+impl Pattern {
+    fn new(index_key: &[u8]) -> Option<Self> {
+        let url = go_url::parse(index_key)?;
+        let (host, port) = go_url::split_host_port(&url.host);
+        let host_pattern = if host.iter().any(|b| matches!(b, b'*' | b'[')) {
+            let labels = host.split(|b| *b == b'.').map(Glob::new);
+            HostPattern::Labels(labels.collect::<Option<_>>()?)
+        } else {
+            HostPattern::Exact(host.into())
+        };
+        Some(Self {
+            host: host_pattern,
+            port: port.into(),
+            path: url.path.into(),
+        })
+    }
+
+    fn matches(&self, target: &Target<'_>) -> bool {
+        *self.port == *target.port
+            && is_prefix(&self.path, target.path)
+            && match &self.host {
+                HostPattern::Exact(host) => **host == *target.host,
+                HostPattern::Labels(globs) => {
+                    let mut labels = target.host.split(|b| *b == b'.');
+                    let all = globs
+                        .iter()
+                        .all(|glob| labels.next().is_some_and(|label| glob.matches(label)));
+                    all && labels.next().is_none()
+                }
+            }
+    }
+}
+
+/// The name of an image as the kubelet sees it after parsing it as a URL.
+struct Target<'a> {
+    host: &'a [u8],
+    port: &'a [u8],
+    /// The path in parts, so that it need not be put together.
+    path: [&'a [u8]; 3],
+}
+
+impl<'a> Target<'a> {
+    /// `None` if the name is no URL, so that no key matches: brackets around what is no IPv6 address.
+    fn new(image: &ImageRef<'a>) -> Option<Self> {
+        let text = image.host().as_bytes();
+        let (host, port) = go_url::split_host_port(text);
+        if let Some(literal) = text.strip_prefix(b"[") {
+            let address = literal.split(|b| *b == b']').next()?;
+            go_url::is_ipv6(address).then_some(())?;
+        }
+        Some(Self {
+            host,
+            port,
+            path: [
+                b"/",
+                image.path_prefix().as_bytes(),
+                image.path().as_bytes(),
+            ],
+        })
+    }
+}
+
+/// Whether `prefix` starts the text that `parts` make together.
+fn is_prefix(prefix: &[u8], parts: [&[u8]; 3]) -> bool {
+    let mut prefix = prefix;
+    for part in parts {
+        if prefix.len() <= part.len() {
+            return part.starts_with(prefix);
+        }
+        match prefix.strip_prefix(part) {
+            Some(rest) => prefix = rest,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// `isDefaultRegistryMatch`: also true for `localhost/app` and `UPPER/app`, which is what it does.
+fn may_be_docker_hub(image: &ImageRef<'_>) -> bool {
+    let host = image.host();
+    host == DOCKER_HUB || !host.contains(['.', ':'])
 }

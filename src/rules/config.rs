@@ -1,13 +1,24 @@
 //! What the user said: the schema of `rules.yaml`, validated. Positions are gone from here on.
 
-use super::diagnostics::Diagnostics;
+use super::diagnostics::{Diagnostic, Diagnostics, Findings};
 use super::pattern::RegistryPattern;
 use super::selector::LabelSelector;
+use super::yaml::Tree;
+
+mod document;
+mod filter;
+mod names;
+mod reader;
+mod rule;
+mod secret;
 
 /// Largest rules text from a ConfigMap, in bytes: Kubernetes' own limit for one object's data.
 pub const CONFIG_MAP_RULES_BYTES_MAX: usize = 1024 * 1024;
 /// Largest rules text from a file, in bytes: 100,000 patterns of 160 bytes.
 pub const FILE_RULES_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most entries of `pullSecrets`: one tenant each in the 5,000 namespaces that pullpass is made for.
+/// Each two of them that share a `secretName` are compared.
+pub const PULL_SECRETS_MAX: usize = 5_000;
 /// Most image patterns (`images` and `excludeImages` together) in one rules text.
 pub const PATTERNS_MAX: usize = 100_000;
 
@@ -146,10 +157,45 @@ pub enum Mode {
     Shadow,
 }
 
+impl RulesConfig {
+    /// How many image patterns there are, `images` and `excludeImages` together.
+    pub fn pattern_count(&self) -> usize {
+        let patterns = |rule: &RuleConfig| {
+            rule.images.as_ref().map_or(0, Vec::len) + rule.exclude_images.len()
+        };
+        self.rules.iter().map(patterns).sum()
+    }
+}
+
 /// Parses and validates a rules text; reports every error at once.
+///
+/// Text that is not YAML is the exception: the parser cannot go on, so that is the only error.
 ///
 /// # Errors
 /// All [`Diagnostics`], each with line, column, offending text and fix.
-pub fn load(_text: &str) -> Result<RulesConfig, Diagnostics> {
-    todo!()
+pub fn load(text: &str) -> Result<RulesConfig, Diagnostics> {
+    let mut findings = Findings::new(text);
+    let config = read(text, &mut findings);
+    match findings.into_diagnostics() {
+        None => Ok(config),
+        Some(diagnostics) => Err(diagnostics),
+    }
+}
+
+/// What can be read of `text`; worth something only without findings.
+fn read(text: &str, findings: &mut Findings<'_>) -> RulesConfig {
+    if text.len() > FILE_RULES_BYTES_MAX {
+        let message = format!(
+            "the rules text has more than {FILE_RULES_BYTES_MAX} bytes (`FILE_RULES_BYTES_MAX`)"
+        );
+        findings.push(Diagnostic::new(0..0, message).help("cover more images with fewer patterns"));
+        return RulesConfig::default();
+    }
+    match Tree::parse(text) {
+        Ok(tree) => document::read(tree.as_ref(), findings),
+        Err(diagnostic) => {
+            findings.push(diagnostic);
+            RulesConfig::default()
+        }
+    }
 }

@@ -1,1 +1,417 @@
-//! All patterns of all rules in one trie: which rules does an image match? No allocation.
+//! All patterns of all rules in one trie: which patterns cover an image? No allocation.
+//!
+//! Every edge of the trie is in one open-addressed table, keyed by (parent node, text), so that a
+//! step costs the same however many patterns there are. An image is looked for
+//!
+//! 1. at the node of `*`;
+//! 2. below its exact host, port included (one step);
+//! 3. below its host without port, among patterns with `:*` (one step);
+//! 4. below wildcard hosts: label by label from the right, then the port;
+//! 5. from each node that a host leads to, segment by segment along the path. Every node on the
+//!    way is a hit for the patterns that end there: a path covers all that is below it.
+//!
+//! Labels and segments with a `*` are edges too, and listed at their parent besides: the walk
+//! tries each of that list, which is short because equal texts share one edge.
+//!
+//! This module knows positions of rules and patterns, not what they mean.
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use smallvec::SmallVec;
+
+use crate::image::ImageRef;
+
+use super::glob;
+use super::pattern::{HostClass, Port, RegistryPattern};
+
+/// Hosts up to this many bytes are folded to lower case without an allocation: a DNS name and port.
+const FOLDED_HOST_BYTES: usize = 253 + 6;
+
+/// The compiled trie; immutable.
+#[derive(Debug, Default)]
+pub(super) struct Matcher {
+    /// All labels and segments, each once per edge.
+    texts: Box<str>,
+    edges: HashTable<Edge>,
+    nodes: Box<[Node]>,
+    globs: Box<[Edge]>,
+    hits: Box<[Hit]>,
+    /// Whether step 3 and step 4 have anything to find.
+    has_any_port: bool,
+    has_wildcard_host: bool,
+}
+
+/// One step down.
+#[derive(Debug, Clone, Copy)]
+struct Edge {
+    parent: NodeId,
+    child: NodeId,
+    /// Where its label or segment is in [`Matcher::texts`].
+    text_start: u32,
+    text_end: u32,
+}
+
+type NodeId = u32;
+
+/// Roots of the steps 1 to 4.
+const ANY: NodeId = 0;
+const EXACT_HOST: NodeId = 1;
+const ANY_PORT_HOST: NodeId = 2;
+const WILDCARD_HOST: NodeId = 3;
+const ROOTS: u32 = 4;
+
+/// What is at a node: ranges of [`Matcher::hits`] and of [`Matcher::globs`], as their ends; each
+/// starts where the one of the node before ends.
+#[derive(Debug, Clone, Copy, Default)]
+struct Node {
+    hits_start: u32,
+    hits_end: u32,
+    globs_start: u32,
+    globs_end: u32,
+}
+
+/// One pattern that ends at a node. Those of one node are sorted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Hit {
+    /// Position of the rule.
+    pub(super) rule: u32,
+    /// In `excludeImages`, not in `images`.
+    pub(super) exclude: bool,
+    /// Position of the pattern among all that were added.
+    pub(super) pattern: u32,
+}
+
+/// What is looked for: an image, or a pattern as if it were one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Query<'a> {
+    /// With port, lower case.
+    host: &'a str,
+    name: &'a str,
+    /// With its colon, which stands alone if there is no port.
+    port: &'a str,
+    path: Segments<'a>,
+}
+
+/// What is left of a path.
+#[derive(Debug, Clone, Copy)]
+struct Segments<'a> {
+    /// First segment, ahead of `rest`; empty if it is there already.
+    prefix: &'a str,
+    rest: &'a str,
+}
+
+/// Room to fold the host of an image; lives as long as its [`Query`].
+pub(super) type HostBuffer = SmallVec<[u8; FOLDED_HOST_BYTES]>;
+
+impl<'a> Query<'a> {
+    pub(super) fn image(image: &ImageRef<'a>, buffer: &'a mut HostBuffer) -> Self {
+        let mut host = image.host();
+        if host.bytes().any(|b| b.is_ascii_uppercase()) {
+            buffer.extend_from_slice(host.as_bytes());
+            buffer.make_ascii_lowercase();
+            host = std::str::from_utf8(buffer).unwrap_or(host);
+        }
+        let prefix = image.path_prefix().trim_end_matches('/');
+        Self::new(
+            host,
+            Segments {
+                prefix,
+                rest: image.path(),
+            },
+        )
+    }
+
+    /// A pattern with a host as if it were an image: it then hits exactly the patterns that cover
+    /// all of it, by the argument at [`glob::covers`].
+    fn pattern(pattern: &'a RegistryPattern) -> Self {
+        Self::new(
+            pattern.host(),
+            Segments {
+                prefix: "",
+                rest: pattern.path(),
+            },
+        )
+    }
+
+    fn new(host: &'a str, path: Segments<'a>) -> Self {
+        // The colons inside `[…]` are not the one in front of a port.
+        let port = match host.rfind(':') {
+            Some(colon) if !host.ends_with(']') => colon,
+            _ => host.len(),
+        };
+        let (name, port) = host.split_at_checked(port).unwrap_or((host, ""));
+        Self {
+            host,
+            name,
+            port: if port.is_empty() { ":" } else { port },
+            path,
+        }
+    }
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        if !self.prefix.is_empty() {
+            return Some(std::mem::take(&mut self.prefix));
+        }
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (segment, rest) = self.rest.split_once('/').unwrap_or((self.rest, ""));
+        self.rest = rest;
+        Some(segment)
+    }
+}
+
+impl Matcher {
+    /// Calls `visit` with the hits of every node that covers the image. A pattern comes at most
+    /// once unless the query is one.
+    pub(super) fn walk<'m>(&'m self, query: &Query<'_>, visit: &mut impl FnMut(&'m [Hit])) {
+        visit(self.hits(ANY));
+        if let Some(node) = self.child(EXACT_HOST, query.host) {
+            self.walk_path(node, query.path, visit);
+        }
+        if self.has_any_port
+            && let Some(node) = self.child(ANY_PORT_HOST, query.name)
+        {
+            self.walk_path(node, query.path, visit);
+        }
+        if self.has_wildcard_host {
+            self.walk_labels(WILDCARD_HOST, Some(query.name), query, visit);
+        }
+    }
+
+    /// `left`: labels that are still to be walked, from the right.
+    fn walk_labels<'m>(
+        &'m self,
+        node: NodeId,
+        left: Option<&str>,
+        query: &Query<'_>,
+        visit: &mut impl FnMut(&'m [Hit]),
+    ) {
+        let Some(left) = left else {
+            for port in [query.port, ":*"] {
+                if let Some(node) = self.child(node, port) {
+                    self.walk_path(node, query.path, visit);
+                }
+            }
+            return;
+        };
+        let (left, label) = match left.rsplit_once('.') {
+            Some((left, label)) => (Some(left), label),
+            None => (None, left),
+        };
+        if let Some(node) = self.child(node, label) {
+            self.walk_labels(node, left, query, visit);
+        }
+        for edge in self.globs(node) {
+            if glob::matches(self.text(edge), label) {
+                self.walk_labels(edge.child, left, query, visit);
+            }
+        }
+    }
+
+    fn walk_path<'m>(
+        &'m self,
+        node: NodeId,
+        mut path: Segments<'_>,
+        visit: &mut impl FnMut(&'m [Hit]),
+    ) {
+        visit(self.hits(node));
+        let Some(segment) = path.next() else {
+            return;
+        };
+        if let Some(node) = self.child(node, segment) {
+            self.walk_path(node, path, visit);
+        }
+        for edge in self.globs(node) {
+            if glob::matches(self.text(edge), segment) {
+                self.walk_path(edge.child, path, visit);
+            }
+        }
+    }
+
+    /// The first pattern that covers all that `pattern` covers.
+    pub(super) fn covering(&self, pattern: &RegistryPattern) -> Option<u32> {
+        let mut first: Option<u32> = None;
+        let mut visit =
+            |hits: &[Hit]| first = hits.iter().map(|hit| hit.pattern).chain(first).min();
+        if pattern.host_class() == HostClass::Any {
+            visit(self.hits(ANY));
+        } else {
+            self.walk(&Query::pattern(pattern), &mut visit);
+        }
+        first
+    }
+
+    fn child(&self, parent: NodeId, text: &str) -> Option<NodeId> {
+        let same = |edge: &Edge| edge.parent == parent && self.text(edge) == text;
+        self.edges
+            .find(hash(parent, text), same)
+            .map(|edge| edge.child)
+    }
+
+    fn text(&self, edge: &Edge) -> &str {
+        text_of(&self.texts, edge)
+    }
+
+    fn hits(&self, node: NodeId) -> &[Hit] {
+        let Some(node) = self.nodes.get(node as usize) else {
+            return &[];
+        };
+        self.hits
+            .get(node.hits_start as usize..node.hits_end as usize)
+            .unwrap_or_default()
+    }
+
+    fn globs(&self, node: NodeId) -> &[Edge] {
+        let Some(node) = self.nodes.get(node as usize) else {
+            return &[];
+        };
+        self.globs
+            .get(node.globs_start as usize..node.globs_end as usize)
+            .unwrap_or_default()
+    }
+}
+
+/// Collects patterns and makes a [`Matcher`] of them.
+#[derive(Debug)]
+pub(super) struct Builder {
+    texts: String,
+    edges: HashTable<Edge>,
+    nodes: u32,
+    globs: Vec<Edge>,
+    hits: Vec<(NodeId, Hit)>,
+    has_any_port: bool,
+    has_wildcard_host: bool,
+}
+
+impl Builder {
+    /// `patterns`: about how many there will be.
+    pub(super) fn with_capacity(patterns: usize) -> Self {
+        Self {
+            texts: String::new(),
+            edges: HashTable::with_capacity(patterns),
+            nodes: ROOTS,
+            globs: Vec::new(),
+            hits: Vec::with_capacity(patterns),
+            has_any_port: false,
+            has_wildcard_host: false,
+        }
+    }
+
+    pub(super) fn add(&mut self, pattern: &RegistryPattern, hit: Hit) {
+        let mut node = match (pattern.host_class(), pattern.port()) {
+            (HostClass::Any, _) => ANY,
+            (HostClass::Exact, Port::Any) => {
+                self.has_any_port = true;
+                self.step(ANY_PORT_HOST, pattern.host_name())
+            }
+            (HostClass::Exact, _) => self.step(EXACT_HOST, pattern.host()),
+            (HostClass::Wildcard, _) => {
+                self.has_wildcard_host = true;
+                let labels = pattern.host_name().rsplit('.');
+                let node = labels.fold(WILDCARD_HOST, |node, label| self.step(node, label));
+                // As in a `Query`: the colon stands alone if there is no port. `:*` is no glob.
+                let port = pattern.host().get(pattern.host_name().len()..);
+                self.edge(node, port.filter(|port| !port.is_empty()).unwrap_or(":"))
+                    .0
+            }
+        };
+        for segment in (Segments {
+            prefix: "",
+            rest: pattern.path(),
+        }) {
+            node = self.step(node, segment);
+        }
+        self.hits.push((node, hit));
+    }
+
+    /// The child at `text`, which may be a glob.
+    fn step(&mut self, parent: NodeId, text: &str) -> NodeId {
+        let (child, new) = self.edge(parent, text);
+        if let Some(edge) = new.filter(|_| glob::is_glob(text)) {
+            self.globs.push(edge);
+        }
+        child
+    }
+
+    /// The child at `text`, and the edge to it if it is new.
+    fn edge(&mut self, parent: NodeId, text: &str) -> (NodeId, Option<Edge>) {
+        let hash_value = hash(parent, text);
+        let texts = &self.texts;
+        let same = |edge: &Edge| edge.parent == parent && text_of(texts, edge) == text;
+        if let Some(edge) = self.edges.find(hash_value, same) {
+            return (edge.child, None);
+        }
+        let text_start = position(self.texts.len());
+        self.texts.push_str(text);
+        let text_end = position(self.texts.len());
+        let edge = Edge {
+            parent,
+            child: self.nodes,
+            text_start,
+            text_end,
+        };
+        self.nodes = self.nodes.saturating_add(1);
+        let texts = &self.texts;
+        let rehash = |edge: &Edge| hash(edge.parent, text_of(texts, edge));
+        self.edges.insert_unique(hash_value, edge, rehash);
+        (edge.child, Some(edge))
+    }
+
+    pub(super) fn build(mut self) -> Matcher {
+        self.hits.sort_unstable();
+        self.globs.sort_unstable_by_key(|edge| edge.parent);
+        let mut nodes = vec![Node::default(); self.nodes as usize].into_boxed_slice();
+        for (at, (node, _)) in self.hits.iter().enumerate() {
+            if let Some(node) = nodes.get_mut(*node as usize) {
+                extend(&mut node.hits_start, &mut node.hits_end, at);
+            }
+        }
+        for (at, edge) in self.globs.iter().enumerate() {
+            if let Some(node) = nodes.get_mut(edge.parent as usize) {
+                extend(&mut node.globs_start, &mut node.globs_end, at);
+            }
+        }
+        Matcher {
+            has_any_port: self.has_any_port,
+            has_wildcard_host: self.has_wildcard_host,
+            texts: self.texts.into(),
+            edges: self.edges,
+            nodes,
+            globs: self.globs.into(),
+            hits: self.hits.into_iter().map(|(_, hit)| hit).collect(),
+        }
+    }
+}
+
+/// Lets a range end after `at`, and start there if it was empty.
+fn extend(start: &mut u32, end: &mut u32, at: usize) {
+    if *end == 0 {
+        *start = position(at);
+    }
+    *end = position(at + 1);
+}
+
+fn text_of<'a>(texts: &'a str, edge: &Edge) -> &'a str {
+    texts
+        .get(edge.text_start as usize..edge.text_end as usize)
+        .unwrap_or_default()
+}
+
+/// Not seeded: whoever writes the patterns may as well write slow ones, and images only read.
+fn hash(parent: NodeId, text: &str) -> u64 {
+    let mut hasher = FixedState::with_seed(u64::from(parent)).build_hasher();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+/// Positions are kept in four bytes: 100,000 patterns of 515 bytes stay far below.
+fn position(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}

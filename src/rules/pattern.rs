@@ -1,14 +1,409 @@
 //! One image pattern, `HOST[:PORT][/PATH]`, parsed and classified.
+//!
+//! ```text
+//! pattern  = "*" | host [ ":" port ] [ "/" path ]
+//! host     = label *( "." label )      `*` is any run inside one label; same number of labels
+//!          | "[" ipv6 "]"
+//! port     = 1*5 digit | "*"           absent means absent; `*` is any port or none
+//! path     = segment *( "/" segment )  `*` is any run inside one segment; covers all below it
+//! ```
+//!
+//! A host is what distribution's reference grammar takes for one: it has a `.` or a `:`, or is
+//! `localhost`. Everything else is a Docker Hub image, whose pattern starts with `docker.io`.
+//! Hosts are compared without case; `index.docker.io` is `docker.io`.
+//!
+//! This module does not match anything: that is [`super::matcher`].
+
+use std::fmt;
+
+mod correct;
+
+/// Longest pattern, in bytes: a DNS name (253), `:65535`, `/` and a repository (255, the limit of
+/// the reference grammar). No image is longer.
+pub const PATTERN_BYTES_MAX: usize = 253 + 6 + 1 + 255;
+
+/// Smallest number that, after a lone word, is read as a port (`registry:80`) and not as a tag
+/// (`redis:7`): no registry listens below HTTP's.
+const LONE_PORT_MIN: u16 = 80;
 
 /// A checked image pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryPattern {
-    text: String,
+    text: Box<str>,
+    /// Lower-case host, `docker.io` for `index.docker.io`; `None` if the text is that already.
+    normal: Option<Box<str>>,
+    host_class: HostClass,
+    path_class: PathClass,
+    /// End of the host's name in the normal text. Positions are at most [`PATTERN_BYTES_MAX`].
+    name_end: u16,
+    /// End of name and port.
+    host_end: u16,
+}
+
+/// How the host of a pattern is decided, cheapest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostClass {
+    /// The pattern is `*`: every image.
+    Any,
+    /// Equality.
+    Exact,
+    /// Label by label.
+    Wildcard,
+}
+
+/// How the path of a pattern is decided, cheapest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathClass {
+    /// No path: the whole registry.
+    None,
+    /// Segments are equal.
+    Literal,
+    /// Some segment has a `*`.
+    Glob,
+}
+
+/// The port of a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port<'a> {
+    /// The image must have none.
+    Absent,
+    /// The image must have this one, digit by digit.
+    Exact(&'a str),
+    /// Any port or none.
+    Any,
 }
 
 impl RegistryPattern {
+    /// Checks and classifies `text`.
+    ///
+    /// # Errors
+    /// [`ParsePatternError`], with the corrected pattern where one can be guessed.
+    pub fn parse(text: &str) -> Result<Self, ParsePatternError> {
+        let parts = Parts::read(text).map_err(|problem| ParsePatternError {
+            pattern: text.to_owned(),
+            problem,
+            corrected: correct::corrected(text),
+        })?;
+        Ok(Self::build(text, &parts))
+    }
+
+    fn build(text: &str, parts: &Parts<'_>) -> Self {
+        let name = match parts.name.to_ascii_lowercase() {
+            hub if hub == "index.docker.io" && !matches!(parts.port, Port::Exact(_)) => {
+                "docker.io".to_owned()
+            }
+            name => name,
+        };
+        let rest = text.get(parts.name.len()..).unwrap_or_default();
+        let port_len = rest.len() - parts.path.map_or(0, |path| path.len() + 1);
+        let end = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
+        Self {
+            text: text.into(),
+            normal: (name != parts.name).then(|| format!("{name}{rest}").into()),
+            host_class: match parts.name {
+                "*" if parts.port == Port::Absent => HostClass::Any,
+                name if name.contains('*') => HostClass::Wildcard,
+                _ => HostClass::Exact,
+            },
+            path_class: match parts.path {
+                None => PathClass::None,
+                Some(path) if path.contains('*') => PathClass::Glob,
+                Some(_) => PathClass::Literal,
+            },
+            name_end: end(name.len()),
+            host_end: end(name.len() + port_len),
+        }
+    }
+
     /// The pattern as the user wrote it.
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// How the host is decided.
+    pub fn host_class(&self) -> HostClass {
+        self.host_class
+    }
+
+    /// How the path is decided.
+    pub fn path_class(&self) -> PathClass {
+        self.path_class
+    }
+
+    /// Host with port, lower case: `r.io:5000`, `[::1]:5000`, `*.azurecr.io:*`.
+    pub fn host(&self) -> &str {
+        self.normal()
+            .get(..self.host_end.into())
+            .unwrap_or_default()
+    }
+
+    /// Host without port.
+    pub fn host_name(&self) -> &str {
+        self.normal()
+            .get(..self.name_end.into())
+            .unwrap_or_default()
+    }
+
+    /// The port.
+    pub fn port(&self) -> Port<'_> {
+        match self
+            .normal()
+            .get(usize::from(self.name_end) + 1..self.host_end.into())
+        {
+            None => Port::Absent,
+            Some("*") => Port::Any,
+            Some(digits) => Port::Exact(digits),
+        }
+    }
+
+    /// The path without its leading `/`; empty if there is none.
+    pub fn path(&self) -> &str {
+        self.normal()
+            .get(usize::from(self.host_end) + 1..)
+            .unwrap_or_default()
+    }
+
+    fn normal(&self) -> &str {
+        self.normal.as_deref().unwrap_or(&self.text)
+    }
+}
+
+impl fmt::Display for RegistryPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Why a text is not an image pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("image pattern `{pattern}` {problem}")]
+pub struct ParsePatternError {
+    /// The text.
+    pub pattern: String,
+    /// What is wrong with it; the first problem of several.
+    pub problem: PatternProblem,
+    /// What was probably meant; a valid pattern.
+    pub corrected: Option<String>,
+}
+
+impl ParsePatternError {
+    /// How to fix it, as a sentence.
+    pub fn fix(&self) -> String {
+        match (&self.corrected, &self.problem) {
+            (Some(corrected), PatternProblem::NoRegistryHost) => format!(
+                "write `{corrected}` for Docker Hub, or put the host of another registry in front"
+            ),
+            (Some(corrected), _) => format!("write `{corrected}`"),
+            (None, PatternProblem::Empty) => "write `*` for every image, or remove it".to_owned(),
+            (None, _) => {
+                "a pattern is `HOST[:PORT][/PATH]`, such as `harbor.example.com/team`".to_owned()
+            }
+        }
+    }
+}
+
+/// What is wrong with a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PatternProblem {
+    /// Nothing there.
+    #[error("is empty")]
+    Empty,
+    /// Too long to match any image.
+    #[error("is longer than {PATTERN_BYTES_MAX} bytes (`PATTERN_BYTES_MAX`)")]
+    TooLong,
+    /// White space, which no image has.
+    #[error("has white space")]
+    Space,
+    /// `https://` and the like.
+    #[error("has a scheme, `{0}://`")]
+    Scheme(String),
+    /// `@sha256:…`.
+    #[error("has a digest: a pattern covers every version of an image")]
+    Digest,
+    /// `:latest`.
+    #[error("has a tag, `:{0}`: a pattern covers every version of an image")]
+    Tag(String),
+    /// `nginx`, `acme/app`.
+    #[error("has no registry host")]
+    NoRegistryHost,
+    /// `r.io/acme/`.
+    #[error("ends in `/`")]
+    TrailingSlash,
+    /// `r.io//acme`.
+    #[error("has an empty path segment")]
+    EmptySegment,
+    /// `**` does not cross separators either.
+    #[error("has `**`: `*` stays inside one host label or path segment")]
+    DoubleStar,
+    /// `r.io/Acme`.
+    #[error("has upper case in its path, which no image has")]
+    UpperCasePath,
+    /// A host that cannot be one.
+    #[error("has the host `{0}`, which no image can have")]
+    Host(String),
+    /// A port that cannot be one.
+    #[error("has the port `{0}`: a port is digits up to 65535, or `*` for any port or none")]
+    Port(String),
+    /// A path segment that cannot be one.
+    #[error("has the path segment `{0}`, which no image can have")]
+    Segment(String),
+}
+
+/// A valid pattern, cut up; borrows from its text.
+struct Parts<'a> {
+    name: &'a str,
+    port: Port<'a>,
+    path: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    /// The checks go from what makes the rest unreadable (a scheme) to the details.
+    fn read(text: &'a str) -> Result<Self, PatternProblem> {
+        whole(text)?;
+        if text == "*" {
+            return Ok(Self {
+                name: text,
+                port: Port::Absent,
+                path: None,
+            });
+        }
+        let (host, path) = match text.split_once('/') {
+            Some((host, path)) => (host, Some(path)),
+            None => (text, None),
+        };
+        if let Some((_, tag)) = path.and_then(|path| path.rsplit_once(':')) {
+            return Err(PatternProblem::Tag(tag.to_owned()));
+        }
+        let (name, port) = split_port(host);
+        if let Some(tag) = port.filter(|port| path.is_none() && is_lone_tag(name, port)) {
+            return Err(PatternProblem::Tag(tag.to_owned()));
+        }
+        if !is_registry_host(name, port) {
+            return Err(PatternProblem::NoRegistryHost);
+        }
+        check_name(name)?;
+        let port = check_port(port)?;
+        if let Some(path) = path {
+            check_path(path)?;
+        }
+        Ok(Self { name, port, path })
+    }
+}
+
+fn whole(text: &str) -> Result<(), PatternProblem> {
+    if text.is_empty() {
+        return Err(PatternProblem::Empty);
+    }
+    if text.len() > PATTERN_BYTES_MAX {
+        return Err(PatternProblem::TooLong);
+    }
+    if text.contains(char::is_whitespace) {
+        return Err(PatternProblem::Space);
+    }
+    if let Some((scheme, _)) = text.split_once("://") {
+        return Err(PatternProblem::Scheme(scheme.to_owned()));
+    }
+    if text.contains('@') {
+        return Err(PatternProblem::Digest);
+    }
+    if text.contains("**") {
+        return Err(PatternProblem::DoubleStar);
+    }
+    Ok(())
+}
+
+/// Splits `host` at the colon in front of its port; the colons inside `[…]` are not that.
+fn split_port(host: &str) -> (&str, Option<&str>) {
+    let name_min = host.rfind(']').unwrap_or(0);
+    match host.rfind(':').filter(|&colon| colon > name_min) {
+        Some(colon) => (host.get(..colon).unwrap_or(host), host.get(colon + 1..)),
+        None => (host, None),
+    }
+}
+
+/// Whether `name:port`, alone, is an image with a tag (`nginx:latest`, `redis:7`).
+fn is_lone_tag(name: &str, port: &str) -> bool {
+    let lone = !name.contains(['.', ':']) && !name.eq_ignore_ascii_case("localhost");
+    let port = if port == "*" {
+        Some(u16::MAX)
+    } else {
+        port.parse().ok()
+    };
+    lone && !name.is_empty() && port.is_none_or(|port| port < LONE_PORT_MIN)
+}
+
+/// What the reference grammar takes for a registry. Upper case, its third sign of one, is not
+/// taken here: `Acme/app` in a pattern is a slip.
+fn is_registry_host(name: &str, port: Option<&str>) -> bool {
+    port.is_some() || name.contains(['.', ':', '[']) || name.eq_ignore_ascii_case("localhost")
+}
+
+fn check_name(name: &str) -> Result<(), PatternProblem> {
+    let ok = match name.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| {
+            address.contains(':') && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':')
+        }),
+        None => name.split('.').all(is_label),
+    };
+    if ok {
+        Ok(())
+    } else {
+        Err(PatternProblem::Host(name.to_owned()))
+    }
+}
+
+/// `_` is no domain character, but the kubelet reads `a_b.com/app` as a name that starts with it.
+fn is_label(label: &str) -> bool {
+    !label.is_empty()
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'*'))
+}
+
+fn check_port(port: Option<&str>) -> Result<Port<'_>, PatternProblem> {
+    match port {
+        None => Ok(Port::Absent),
+        Some("*") => Ok(Port::Any),
+        Some(digits) if digits.parse::<u16>().is_ok() && !digits.starts_with('+') => {
+            Ok(Port::Exact(digits))
+        }
+        Some(port) => Err(PatternProblem::Port(port.to_owned())),
+    }
+}
+
+fn check_path(path: &str) -> Result<(), PatternProblem> {
+    if path.is_empty() || path.ends_with('/') {
+        return Err(PatternProblem::TrailingSlash);
+    }
+    if path.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Err(PatternProblem::UpperCasePath);
+    }
+    for segment in path.split('/') {
+        if segment.is_empty() {
+            return Err(PatternProblem::EmptySegment);
+        }
+        if !is_segment(segment) {
+            return Err(PatternProblem::Segment(segment.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether some component of the reference grammar can match: `[a-z0-9]+` joined by `.`, `_`, `__`
+/// or any number of `-`. What stands beside a `*` only needs the right characters.
+fn is_segment(segment: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    if segment.contains('*') {
+        return segment
+            .bytes()
+            .all(|b| alphanumeric(b) || matches!(b, b'.' | b'_' | b'-' | b'*'));
+    }
+    let ends = [segment.bytes().next(), segment.bytes().next_back()];
+    ends.into_iter().all(|end| end.is_some_and(alphanumeric))
+        && segment
+            .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-'))
 }

@@ -1,0 +1,319 @@
+//! A YAML text as a tree in which every node knows where it came from.
+//!
+//! Errors must say line and column, also those that need two places of the text at once, so the
+//! text is read into this tree first and checked afterwards. The tree is one flat list in the order
+//! of the text: a hundred thousand rules are a million nodes, and one allocation.
+//!
+//! This module knows YAML and its caps, not the schema. It must not copy scalars without escapes.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Range;
+
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span};
+
+use super::diagnostics::Diagnostic;
+
+/// Deepest nesting of lists and of mappings. The schema needs 7 (`rules`, a rule, a selector, its
+/// expressions, one of them, its values); the rest is room for a mistake to be told by its name.
+pub const DEPTH_MAX: usize = 16;
+/// Most nodes (keys, values, lists, mappings), each alias counted as all that it stands for:
+/// 100,000 rules of 20 nodes. Keeps a few lines of nested aliases from standing for billions.
+pub const NODES_MAX: usize = 2_000_000;
+
+/// A whole document.
+#[derive(Debug)]
+pub(super) struct Tree<'t> {
+    /// In the order of the text: a collection, then all that is in it.
+    nodes: Vec<Entry<'t>>,
+}
+
+#[derive(Debug)]
+struct Entry<'t> {
+    start: u32,
+    end: u32,
+    /// Index of the first node that is neither this one nor inside it.
+    next: u32,
+    kind: EntryKind<'t>,
+}
+
+#[derive(Debug)]
+enum EntryKind<'t> {
+    Scalar {
+        text: Cow<'t, str>,
+        plain: bool,
+    },
+    List,
+    Mapping,
+    /// Index of the node it stands for, which comes earlier.
+    Alias(u32),
+}
+
+/// One node of a [`Tree`]; an alias is shown as the node that it stands for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Node<'a> {
+    tree: &'a Tree<'a>,
+    entry: &'a Entry<'a>,
+    index: u32,
+}
+
+/// What a [`Node`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind<'a> {
+    /// A scalar after YAML escape processing; `plain` if written without quotes.
+    Scalar { text: &'a str, plain: bool },
+    /// A sequence.
+    List,
+    /// A mapping.
+    Mapping,
+}
+
+impl<'t> Tree<'t> {
+    /// Reads the one document of `text`; `None` if there is none.
+    pub(super) fn parse(text: &'t str) -> Result<Option<Self>, Diagnostic> {
+        Builder::default().read(text)
+    }
+
+    /// The outermost node.
+    pub(super) fn root(&self) -> Option<Node<'_>> {
+        self.node(0)
+    }
+
+    fn node(&self, index: u32) -> Option<Node<'_>> {
+        let entry = self.nodes.get(index as usize)?;
+        match entry.kind {
+            EntryKind::Alias(target) => self.node(target),
+            _ => Some(Node {
+                tree: self,
+                entry,
+                index,
+            }),
+        }
+    }
+}
+
+impl<'a> Node<'a> {
+    /// Byte range in the text: a whole scalar with its quotes, the opening of a list or mapping.
+    pub(super) fn span(&self) -> Range<usize> {
+        self.entry.start as usize..self.entry.end as usize
+    }
+
+    pub(super) fn kind(&self) -> Kind<'a> {
+        match &self.entry.kind {
+            EntryKind::Scalar { text, plain } => Kind::Scalar {
+                text,
+                plain: *plain,
+            },
+            EntryKind::List => Kind::List,
+            // A node is never an alias: `Tree::node` follows them.
+            EntryKind::Mapping | EntryKind::Alias(_) => Kind::Mapping,
+        }
+    }
+
+    /// The nodes directly inside: the items of a list; keys and values of a mapping in turn.
+    fn children(&self) -> impl Iterator<Item = Node<'a>> + use<'a> {
+        let tree = self.tree;
+        let end = self.entry.next;
+        let mut at = self.index + 1;
+        std::iter::from_fn(move || {
+            let next = tree.nodes.get(at as usize).filter(|_| at < end)?.next;
+            let node = tree.node(at);
+            at = next;
+            node
+        })
+    }
+
+    /// The items of a list; nothing for anything else.
+    pub(super) fn items(&self) -> impl Iterator<Item = Node<'a>> + use<'a> {
+        self.children().take_while({
+            let list = self.kind() == Kind::List;
+            move |_| list
+        })
+    }
+
+    /// Keys and values of a mapping; nothing for anything else.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (Node<'a>, Node<'a>)> + use<'a> {
+        let mapping = self.kind() == Kind::Mapping;
+        let mut children = self.children();
+        std::iter::from_fn(move || {
+            mapping.then_some(())?;
+            Some((children.next()?, children.next()?))
+        })
+    }
+}
+
+/// Turns events into a [`Tree`].
+#[derive(Debug, Default)]
+struct Builder<'t> {
+    nodes: Vec<Entry<'t>>,
+    /// Open collections, outermost first.
+    open: Vec<Open>,
+    /// Anchored nodes that are complete: index, and how many nodes they stand for.
+    anchors: HashMap<usize, (u32, usize)>,
+    /// Nodes so far, each alias counted as all that it stands for.
+    expanded: usize,
+    documents: usize,
+}
+
+#[derive(Debug)]
+struct Open {
+    index: u32,
+    /// `Builder::expanded` when it was opened.
+    expanded: usize,
+    anchor: usize,
+}
+
+impl<'t> Builder<'t> {
+    fn read(mut self, text: &'t str) -> Result<Option<Tree<'t>>, Diagnostic> {
+        let options = granit_parser::options! {
+            emit_comments: false,
+            block_nesting_limit: DEPTH_MAX,
+            flow_nesting_limit: DEPTH_MAX,
+        };
+        for event in Parser::new_from_str_with_options(text, options) {
+            let (event, span) = event.map_err(|error| syntax_error(&error, text))?;
+            self.event(event, &span)?;
+        }
+        Ok((!self.nodes.is_empty()).then_some(Tree { nodes: self.nodes }))
+    }
+
+    fn event(&mut self, event: Event<'t>, span: &Span) -> Result<(), Diagnostic> {
+        if let Some(tag) = event.tag() {
+            let at = span.tag_span().as_ref().and_then(Span::byte_range);
+            let message = format!("tag `{}` is not supported", tag.original());
+            let help = "remove it; quotes make a string of anything";
+            return Err(Diagnostic::new(at.unwrap_or(bytes(span)), message).help(help));
+        }
+        match event {
+            Event::DocumentStart(..) => self.document(span),
+            Event::Scalar(text, style, anchor, _) => {
+                let plain = style == ScalarStyle::Plain;
+                // The parser writes `~` for a value that is not there.
+                let text = if bytes(span).is_empty() {
+                    Cow::Borrowed("")
+                } else {
+                    text
+                };
+                self.add(EntryKind::Scalar { text, plain }, span)?;
+                self.remember(anchor, self.last(), 1);
+                Ok(())
+            }
+            Event::SequenceStart(_, anchor, _) => self.start(EntryKind::List, anchor, span),
+            Event::MappingStart(_, anchor, _) => self.start(EntryKind::Mapping, anchor, span),
+            Event::SequenceEnd | Event::MappingEnd => {
+                self.end();
+                Ok(())
+            }
+            Event::Alias(anchor) => self.alias(anchor, span),
+            _ => Ok(()),
+        }
+    }
+
+    fn document(&mut self, span: &Span) -> Result<(), Diagnostic> {
+        self.documents += 1;
+        if self.documents == 1 {
+            return Ok(());
+        }
+        Err(
+            Diagnostic::new(bytes(span), "a second YAML document starts here")
+                .help("a rules text is one document: merge the lists and remove this `---`"),
+        )
+    }
+
+    fn add(&mut self, kind: EntryKind<'t>, span: &Span) -> Result<(), Diagnostic> {
+        self.count(1, span)?;
+        let Range { start, end } = bytes(span);
+        let next = index(self.nodes.len() + 1);
+        self.nodes.push(Entry {
+            start: index(start),
+            end: index(end),
+            next,
+            kind,
+        });
+        Ok(())
+    }
+
+    fn start(&mut self, kind: EntryKind<'t>, anchor: usize, span: &Span) -> Result<(), Diagnostic> {
+        let expanded = self.expanded;
+        self.add(kind, span)?;
+        self.open.push(Open {
+            index: self.last(),
+            expanded,
+            anchor,
+        });
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        let next = index(self.nodes.len());
+        if let Some(open) = self.open.pop() {
+            if let Some(entry) = self.nodes.get_mut(open.index as usize) {
+                entry.next = next;
+            }
+            self.remember(open.anchor, open.index, self.expanded - open.expanded);
+        }
+    }
+
+    fn alias(&mut self, anchor: usize, span: &Span) -> Result<(), Diagnostic> {
+        let Some(&(target, nodes)) = self.anchors.get(&anchor) else {
+            return Err(
+                Diagnostic::new(bytes(span), "this alias stands for what it is part of")
+                    .help("write the value out"),
+            );
+        };
+        self.count(nodes.saturating_sub(1), span)?;
+        self.add(EntryKind::Alias(target), span)
+    }
+
+    fn count(&mut self, nodes: usize, span: &Span) -> Result<(), Diagnostic> {
+        self.expanded += nodes;
+        if self.expanded <= NODES_MAX {
+            return Ok(());
+        }
+        let message = format!("more than {NODES_MAX} YAML nodes (`NODES_MAX`)");
+        let help = "an alias counts as all that it stands for; use fewer of them, or fewer rules";
+        Err(Diagnostic::new(bytes(span), message).help(help))
+    }
+
+    fn remember(&mut self, anchor: usize, target: u32, nodes: usize) {
+        // The parser numbers anchors from 1; 0 is none.
+        if anchor != 0 {
+            self.anchors.insert(anchor, (target, nodes));
+        }
+    }
+
+    fn last(&self) -> u32 {
+        index(self.nodes.len().saturating_sub(1))
+    }
+}
+
+/// The parser's first complaint, after which it cannot go on.
+fn syntax_error(error: &ScanError, text: &str) -> Diagnostic {
+    let at = error.marker().byte_offset().unwrap_or(text.len());
+    // The offending character, if it is one that can be shown.
+    let width = text
+        .get(at..)
+        .and_then(|rest| rest.chars().next())
+        .filter(|c| !c.is_control());
+    let span = at..at + width.map_or(0, char::len_utf8);
+    match error.kind() {
+        ErrorKind::RecursionLimitExceeded => {
+            let message = format!("nested deeper than {DEPTH_MAX} levels (`DEPTH_MAX`)");
+            Diagnostic::new(span, message).help("the schema needs 7; check the indentation")
+        }
+        ErrorKind::UnknownAnchor => Diagnostic::new(span, "alias of an unknown anchor").help(
+            "`*name` stands for an earlier `&name`; put a pattern that starts with `*` in quotes",
+        ),
+        _ => Diagnostic::new(span, format!("not YAML: {}", error.info())),
+    }
+}
+
+fn bytes(span: &Span) -> Range<usize> {
+    // Always there for a text in memory.
+    span.byte_range().unwrap_or_default()
+}
+
+/// Positions are kept in four bytes: the largest text is 16 MiB.
+fn index(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
+}

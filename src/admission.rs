@@ -10,6 +10,7 @@
 //! a lock, or know HTTP; only [`review`] knows the JSON of an AdmissionReview.
 
 pub mod decision;
+pub mod explanation;
 mod lenient;
 pub mod patch;
 pub mod pod;

@@ -1,17 +1,26 @@
 //! The command line: one file per subcommand, thin. Exit code 0 is fine, 1 means findings, 2 wrong
 //! usage or a file that cannot be read.
 
+mod completion;
+mod explain;
+mod input;
 mod kubelet;
+mod mutate;
+mod offline;
+mod test;
+mod webhook;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::manifest::ManifestError;
 
 /// Gives every Pod the image pull secrets its images need.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(name = "pullpass", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -19,9 +28,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Webhook(webhook::Args),
+    Mutate(mutate::MutateArgs),
+    Explain(explain::ExplainArgs),
+    Test(test::TestArgs),
     Image(kubelet::ImageArgs),
     Match(kubelet::MatchArgs),
     Keys(kubelet::KeysArgs),
+    Completion(completion::CompletionArgs),
 }
 
 /// What a subcommand that did its work has to say.
@@ -38,8 +52,15 @@ enum Outcome {
 enum CliError {
     #[error("cannot read {}: {error}", path.display())]
     Read { path: PathBuf, error: io::Error },
-    #[error("{} is larger than {limit} bytes: no Secret holds that much", path.display())]
+    #[error("{} is larger than the limit of {limit} bytes", path.display())]
     TooLarge { path: PathBuf, limit: u64 },
+    #[error("{}: {error}", path.display())]
+    Manifest { path: PathBuf, error: ManifestError },
+    #[error("{}: {message}", path.display())]
+    Cases { path: PathBuf, message: String },
+    /// Errors of a rules text, rendered: they say `error` themselves.
+    #[error("{0}")]
+    Rules(String),
     #[error("cannot write the answer: {0}")]
     Write(#[from] io::Error),
 }
@@ -54,9 +75,14 @@ pub fn run() -> ExitCode {
         }
     };
     let outcome = match cli.command {
+        Command::Webhook(args) => return webhook::run(args),
+        Command::Mutate(args) => mutate::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Image(args) => kubelet::image(&args),
         Command::Match(args) => kubelet::match_keys(&args),
         Command::Keys(args) => kubelet::keys(&args),
+        Command::Completion(args) => completion::run(&args, Cli::command()),
     };
     match outcome {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
@@ -65,9 +91,25 @@ pub fn run() -> ExitCode {
         Err(CliError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
+        Err(CliError::Rules(rendered)) => {
+            drop(io::stderr().write_all(rendered.as_bytes()));
+            ExitCode::from(2)
+        }
         Err(error) => {
             drop(writeln!(io::stderr(), "error: {error}"));
             ExitCode::from(2)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names, groups and defaults of every subcommand are consistent; checked only in debug builds
+    /// otherwise, and there when a user runs it.
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

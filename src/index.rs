@@ -3,6 +3,10 @@
 //! Built from Secret manifests outside a cluster; in a cluster the controller publishes it. It holds
 //! registry keys, never user names or passwords.
 
+pub mod manifest;
+
+pub use manifest::SecretManifest;
+
 use std::collections::{HashMap, HashSet};
 
 use crate::credential::Keyring;

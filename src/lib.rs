@@ -9,6 +9,7 @@ pub mod credential;
 pub mod image;
 pub mod index;
 pub mod logging;
+pub mod manifest;
 pub mod metrics;
 pub mod pki;
 pub mod rules;

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::index::{Coverage, Index};
+use crate::index::{Coverage, Index, SecretManifest};
+use crate::rules::config::{PullSecretConfig, Source};
 use crate::rules::selector::Labels;
-use crate::rules::{Ruleset, SecretId};
+use crate::rules::{RulesConfig, Ruleset, SecretId};
 
 /// Everything a decision depends on besides the review.
 #[derive(Debug)]
@@ -102,4 +103,48 @@ impl Labels for NamespaceLabels<'_> {
             self.labels.get(key).map(|v| &**v)
         }
     }
+}
+
+/// What Secret manifests say about the pull secrets of the rules, outside a cluster.
+#[derive(Debug, Default)]
+pub struct ManifestIndex {
+    /// A pull secret without a manifest has no entry: nothing is known about it.
+    pub index: Index,
+    /// Names of the Secrets that are the source of no pull secret: most likely a slip.
+    pub unclaimed: Vec<String>,
+}
+
+impl ManifestIndex {
+    /// Binds each manifest to the pull secrets whose source it is: same name, and same namespace where
+    /// both say one. Of several manifests for one pull secret, the last counts.
+    pub fn new(secrets: Vec<SecretManifest>, config: &RulesConfig) -> Self {
+        let mut found = Self::default();
+        for secret in secrets {
+            let mut claimed = false;
+            for entry in &config.pull_secrets {
+                if is_source(&secret, entry) {
+                    claimed = true;
+                    let coverage = secret.coverage.clone();
+                    found.index.secrets.insert(entry.name.clone(), coverage);
+                }
+            }
+            if !claimed {
+                found.unclaimed.push(secret.name);
+            }
+        }
+        found
+    }
+}
+
+/// Outside a cluster, a Secret may also stand in for what a file or a program would deliver.
+fn is_source(secret: &SecretManifest, entry: &PullSecretConfig) -> bool {
+    let (namespace, name) = match &entry.source {
+        Source::Secret { namespace, secret } => (namespace.as_deref(), secret),
+        Source::File { .. } | Source::Exec(_) => (None, &entry.secret_name),
+    };
+    let differs = |(ours, theirs): (&str, &str)| ours != theirs;
+    secret.name == *name
+        && !namespace
+            .zip(secret.namespace.as_deref())
+            .is_some_and(differs)
 }

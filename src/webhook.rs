@@ -1,1 +1,254 @@
-//! webhook
+//! The webhook: a TLS port for API servers, a plain port for probes, and what keeps both fed.
+//!
+//! [`Webhook::bind`] takes the ports, [`Webhook::serve`] runs until it is told to stop. Nothing on the
+//! way of a request calls the API server, takes a lock for longer than a pointer's load, or reads a
+//! file: [`files`] and [`certificate`] swap whole values in, requests load them. Only this room knows
+//! HTTP.
+
+pub mod certificate;
+pub mod files;
+pub mod handler;
+pub mod limits;
+pub mod probes;
+pub mod server;
+pub mod serving;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prometheus::IntGauge;
+use tokio::task::JoinSet;
+
+use self::certificate::{CertificateFiles, Certificates};
+use self::files::{RulesFiles, RulesFilesConfig, poll};
+use self::handler::{Admit, Handler};
+use self::limits::{Limits, PROBE_CONNECTIONS_MAX};
+use self::probes::{Condition, Readiness};
+use self::server::{Bound, ServerMetrics};
+use self::serving::ServingStore;
+use crate::metrics::Metrics;
+use crate::shutdown::{self, Stop};
+use crate::snapshot::Namespaces;
+use crate::{admission, pki};
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The TLS port; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// The plain port for probes and metrics.
+    pub probe_address: SocketAddr,
+    /// The rules file.
+    pub rules: PathBuf,
+    /// Manifests of the Secrets that the rules name as sources.
+    pub pull_secrets: Vec<PathBuf>,
+    /// Labels that every namespace has, outside a cluster.
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Where the certificate comes from.
+    pub certificate: CertificateSource,
+    /// The limits.
+    pub limits: Limits,
+    /// What answers a review; [`admission::admit`] in service.
+    pub admit: Admit,
+}
+
+/// Where the certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateSource {
+    /// Two PEM files, polled.
+    Files {
+        /// The chain, leaf first.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// A CA that lives as long as the process.
+    InMemory {
+        /// Names besides loopback's.
+        names: Vec<String>,
+        /// Where to write the CA's certificate.
+        ca_out: Option<PathBuf>,
+    },
+}
+
+impl Config {
+    /// With everything but the rules at its default: loopback ports chosen by the system, a
+    /// certificate in memory.
+    pub fn new(rules: PathBuf) -> Self {
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            address: any_port,
+            probe_address: any_port,
+            rules,
+            pull_secrets: Vec::new(),
+            namespace_labels: BTreeMap::new(),
+            certificate: CertificateSource::InMemory {
+                names: Vec::new(),
+                ca_out: None,
+            },
+            limits: Limits::default(),
+            admit: admission::admit,
+        }
+    }
+}
+
+/// Why the webhook could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// A port could not be taken.
+    #[error("cannot listen on {address}; choose another address with {flag}")]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The metrics could not be registered: a bug.
+    #[error("cannot register the metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// TLS could not be set up: a bug.
+    #[error("cannot set up TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A webhook whose ports are taken.
+#[derive(Debug)]
+pub struct Webhook {
+    admission: Bound,
+    probes: Bound,
+    config: Config,
+    metrics: Arc<Metrics>,
+    certificates: Arc<Certificates>,
+    readiness: Readiness,
+    randomness: Condition,
+    stop: Stop,
+}
+
+impl Webhook {
+    /// Takes the ports and checks what can be checked at once. Bad rules or certificates are no error
+    /// here: the webhook is then not ready, says why, and recovers when they are mended.
+    ///
+    /// # Errors
+    /// [`BindError`], above all for a port that is taken.
+    pub async fn bind(config: Config, stop: Stop) -> Result<Self, BindError> {
+        let metrics = Arc::new(Metrics::new()?);
+        let readiness = Readiness::new(stop.clone());
+        let randomness = readiness.condition("randomness", "not warmed up yet");
+        let condition = readiness.condition("certificate", "not loaded yet");
+        let certificates = Arc::new(Certificates::new(metrics.clone(), condition));
+        let tls = Arc::new(certificates.server_config()?);
+        let listen = async |address, flag, tls, limits| {
+            let bound = Bound::bind(address, tls, limits).await;
+            bound.map_err(|source| BindError::Listen {
+                address,
+                flag,
+                source,
+            })
+        };
+        let limits = config.limits.clone();
+        let probe_limits = Limits {
+            connections_max: PROBE_CONNECTIONS_MAX,
+            ..limits.clone()
+        };
+        Ok(Self {
+            admission: listen(config.address, "--addr", Some(tls), limits).await?,
+            probes: listen(config.probe_address, "--probe-addr", None, probe_limits).await?,
+            config,
+            metrics,
+            certificates,
+            readiness,
+            randomness,
+            stop,
+        })
+    }
+
+    /// Where API servers connect.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.admission.local_addr()
+    }
+
+    /// Where probes connect.
+    pub fn probe_addr(&self) -> SocketAddr {
+        self.probes.local_addr()
+    }
+
+    /// Serves until the stop is over: drained, finished, every task joined.
+    ///
+    /// # Errors
+    /// [`BindError::Metrics`], which is a bug.
+    pub async fn serve(self) -> Result<(), BindError> {
+        let probe_metrics = ServerMetrics {
+            connections: IntGauge::new("probe_connections", "Not exported")?,
+            panics: self.metrics.panics.clone(),
+        };
+        let metrics = ServerMetrics {
+            connections: self.metrics.connections.clone(),
+            panics: self.metrics.panics.clone(),
+        };
+        let store = Arc::new(ServingStore::new(self.metrics.clone()));
+        let mut feeders = JoinSet::new();
+        feed_certificates(&mut feeders, &self);
+        feed_rules(&mut feeders, &self, store.clone());
+        let randomness = self.randomness;
+        feeders.spawn_blocking(move || match pki::warm_up() {
+            Ok(()) => randomness.met(),
+            Err(error) => randomness.unmet(error.to_string()),
+        });
+        let handler = Handler::new(
+            self.config.admit,
+            store,
+            self.config.limits,
+            self.metrics.clone(),
+        );
+        // Probes are answered for as long as requests are.
+        let (probes_stopper, probes_stop) = shutdown::channel();
+        let admission = async {
+            let router = handler.into_router();
+            self.admission.serve(router, metrics, self.stop).await;
+            probes_stopper.now();
+        };
+        let router = probes::router(self.readiness, self.metrics);
+        tokio::join!(
+            admission,
+            self.probes.serve(router, probe_metrics, probes_stop)
+        );
+        feeders.shutdown().await;
+        Ok(())
+    }
+}
+
+fn feed_certificates(feeders: &mut JoinSet<()>, webhook: &Webhook) {
+    let certificates = webhook.certificates.clone();
+    match webhook.config.certificate.clone() {
+        CertificateSource::Files { certificate, key } => {
+            let files = CertificateFiles::new(certificate, key, certificates);
+            let panics = webhook.metrics.panics.clone();
+            feeders.spawn(async { match poll(files, panics).await {} });
+        }
+        CertificateSource::InMemory { names, ca_out } => {
+            feeders.spawn_blocking(move || {
+                certificate::in_memory(&certificates, &names, ca_out.as_ref());
+            });
+        }
+    }
+}
+
+fn feed_rules(feeders: &mut JoinSet<()>, webhook: &Webhook, store: Arc<ServingStore>) {
+    let readiness = &webhook.readiness;
+    let config = RulesFilesConfig {
+        rules: webhook.config.rules.clone(),
+        manifests: webhook.config.pull_secrets.clone(),
+        namespaces: Namespaces::Fixed(Arc::new(webhook.config.namespace_labels.clone())),
+        rules_condition: readiness.condition("rules", "not loaded yet"),
+        manifests_condition: readiness.condition("pull secrets", "not read yet"),
+    };
+    let files = RulesFiles::new(config, store, webhook.metrics.clone());
+    let panics = webhook.metrics.panics.clone();
+    feeders.spawn(async { match poll(files, panics).await {} });
+}

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground floor up; an import may only go to a lower floor.
 const FLOORS: &[&[&str]] = &[
-    &["image", "pki", "metrics", "logging", "shutdown"],
+    &["image", "manifest", "pki", "metrics", "logging", "shutdown"],
     &["credential"],
     &["index"],
     &["rules"],
@@ -26,6 +26,7 @@ const PURE: &[&str] = &[
     "rules",
     "snapshot",
     "admission",
+    "manifest",
 ];
 
 struct SourceFile {

@@ -1,7 +1,7 @@
 //! Which pull secrets a Pod gets, and why not.
 //!
 //! The order, which the code follows:
-//! 1. [`skip_reason`]: only CREATE of Pods; no mirror Pods, no opted-out ones.
+//! 1. [`decide`]: only CREATE of Pods; [`skip_reason`]: no mirror Pods, no opted-out ones.
 //! 2. Images that parse; the others are the kubelet's to refuse.
 //! 3. Rules in order: namespace, Pod labels, then images ([`Context::applies`], [`Context::wants`]).
 //! 4. Secrets in rule order, each judged alone ([`Context::verdict`]).
@@ -16,8 +16,10 @@ use smallvec::SmallVec;
 
 use crate::image::ImageRef;
 use crate::index::State;
+use crate::rules::namespace::NamespaceRefusal;
 use crate::rules::ruleset::RuleIds;
-use crate::rules::{Mode, Rule, RuleId, SecretId};
+use crate::rules::selector::Requirement;
+use crate::rules::{Mode, PullSecret, Rule, RuleId, SecretId};
 use crate::snapshot::{NamespaceLabels, Snapshot};
 
 use super::pod::{PodView, PullSecretList};
@@ -180,31 +182,33 @@ impl fmt::Display for Warning<'_> {
 
 /// Decides one review.
 pub fn decide<'s>(review: &Review<'_>, snapshot: &'s Snapshot) -> Decision<'s> {
-    match skip_reason(review) {
-        Err(reason) => Decision::unchanged(reason),
-        Ok(pod) => decide_pod(&review.namespace, pod, snapshot),
-    }
-}
-
-/// Whether the review is for a Pod that may be patched at all; this is where Pods are skipped.
-fn skip_reason<'r, 'a>(review: &'r Review<'a>) -> Result<&'r PodView<'a>, Reason> {
     if !review.is_pod_create {
-        return Err(Reason::NotPodCreate);
+        return Decision::unchanged(Reason::NotPodCreate);
     }
-    let pod = review.pod.as_ref().ok_or(Reason::UnreadablePod)?;
-    if pod.is_mirror {
-        Err(Reason::MirrorPod)
-    } else if pod.opted_out {
-        Err(Reason::OptedOut)
-    } else if !pod.has_spec || pod.pull_secrets == PullSecretList::WrongType {
-        Err(Reason::UnreadablePod)
-    } else {
-        Ok(pod)
+    match &review.pod {
+        None => Decision::unchanged(Reason::UnreadablePod),
+        Some(pod) => decide_pod(&review.namespace, pod, snapshot),
     }
 }
 
-/// Decides for one Pod that may be patched.
+/// Whether the Pod may not be patched at all; this is where Pods are skipped.
+pub fn skip_reason(pod: &PodView<'_>) -> Option<Reason> {
+    if pod.is_mirror {
+        Some(Reason::MirrorPod)
+    } else if pod.opted_out {
+        Some(Reason::OptedOut)
+    } else if !pod.has_spec || pod.pull_secrets == PullSecretList::WrongType {
+        Some(Reason::UnreadablePod)
+    } else {
+        None
+    }
+}
+
+/// Decides for one Pod that is about to be created.
 pub fn decide_pod<'s>(namespace: &str, pod: &PodView<'_>, snapshot: &'s Snapshot) -> Decision<'s> {
+    if let Some(reason) = skip_reason(pod) {
+        return Decision::unchanged(reason);
+    }
     let context = Context::new(namespace, pod, snapshot);
     let mut decision = Decision::unchanged(Reason::NoRuleMatched);
     decision.list_is_empty = pod.pull_secrets == PullSecretList::Empty;
@@ -350,13 +354,11 @@ pub struct Context<'p, 'v, 's> {
 
 /// Why a rule does not apply to a Pod, whatever its images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RuleMiss {
-    /// The namespace's name is not let through.
-    NamespaceName,
-    /// The namespace's labels do not match, or are not known.
-    NamespaceLabels,
-    /// The Pod's labels do not match.
-    PodLabels,
+pub enum RuleMiss<'s> {
+    /// Name or labels of the namespace are not let through.
+    Namespace(NamespaceRefusal<'s>),
+    /// The Pod's labels do not meet this requirement.
+    PodLabels(&'s Requirement),
 }
 
 /// Why a rule wants a secret for a Pod.
@@ -393,6 +395,18 @@ impl Verdict {
         matches!(self, Self::Inject | Self::InjectStale)
     }
 
+    /// For machines, in `explain -o json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inject => "added",
+            Self::InjectStale => "added_stale",
+            Self::AlreadyPresent => "already_present",
+            Self::NotPermitted => "not_permitted",
+            Self::Unusable => "unusable",
+            Self::UndecodableHere => "undecodable_here",
+        }
+    }
+
     fn warning(self, name: &str) -> Option<Warning<'_>> {
         match self {
             Self::Inject | Self::AlreadyPresent => None,
@@ -426,7 +440,7 @@ impl<'p, 'v, 's> Context<'p, 'v, 's> {
 
     /// The rules that can want something, in order, each with the images that its patterns match;
     /// `None` stands for a rule that is looked at whatever the images are.
-    fn hits(&self) -> SmallVec<[Hit; 16]> {
+    pub fn hits(&self) -> SmallVec<[Hit; 16]> {
         let ruleset = self.snapshot.ruleset();
         let mut hits: SmallVec<[Hit; 16]> = ruleset
             .unconditional()
@@ -448,19 +462,17 @@ impl<'p, 'v, 's> Context<'p, 'v, 's> {
     ///
     /// # Errors
     /// The first of namespace name, namespace labels and Pod labels that does not match.
-    pub fn applies(&self, rule: &Rule) -> Result<(), RuleMiss> {
-        if !rule.namespaces.matches_name(self.namespace) {
-            return Err(RuleMiss::NamespaceName);
-        }
-        if !rule
+    pub fn applies(&self, rule: &'s Rule) -> Result<(), RuleMiss<'s>> {
+        if let Some(refusal) = rule
             .namespaces
-            .matches(self.namespace, self.labels().as_ref())
+            .refusal(self.namespace, self.labels().as_ref())
         {
-            return Err(RuleMiss::NamespaceLabels);
+            return Err(RuleMiss::Namespace(refusal));
         }
-        match &rule.pod_selector {
-            Some(selector) if !selector.matches(&self.pod.labels) => Err(RuleMiss::PodLabels),
-            _ => Ok(()),
+        let selector = rule.pod_selector.as_ref();
+        match selector.and_then(|selector| selector.unmet(&self.pod.labels)) {
+            Some(unmet) => Err(RuleMiss::PodLabels(unmet)),
+            None => Ok(()),
         }
     }
 
@@ -503,10 +515,7 @@ impl<'p, 'v, 's> Context<'p, 'v, 's> {
         if self.pod.pull_secrets.contains(&entry.secret_name) {
             return Verdict::AlreadyPresent;
         }
-        if !entry
-            .namespaces
-            .matches(self.namespace, self.labels().as_ref())
-        {
+        if self.refusal(entry).is_some() {
             return Verdict::NotPermitted;
         }
         // Unknown: only an `images` rule or `always` can have wanted it, and they stand without us
@@ -544,6 +553,13 @@ impl<'p, 'v, 's> Context<'p, 'v, 's> {
         hits.iter()
             .filter_map(|(_, image)| self.images.get((*image)?))
             .find(|image| !rule.secrets.iter().any(|secret| covers(secret, image)))
+    }
+
+    /// Why the namespace may not hold a pull secret; `None` where it may.
+    pub fn refusal(&self, entry: &'s PullSecret) -> Option<NamespaceRefusal<'s>> {
+        entry
+            .namespaces
+            .refusal(self.namespace, self.labels().as_ref())
     }
 
     fn labels(&self) -> Option<NamespaceLabels<'_>> {

@@ -34,6 +34,18 @@ pub enum Place {
     Volume,
 }
 
+impl Place {
+    /// The list in the Pod's `spec`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InitContainer => "initContainers",
+            Self::Container => "containers",
+            Self::EphemeralContainer => "ephemeralContainers",
+            Self::Volume => "volumes",
+        }
+    }
+}
+
 /// Images, in the order of [`Place`] and within it as written. Inline up to 8.
 pub type Images<'a> = SmallVec<[(Place, Cow<'a, str>); 8]>;
 

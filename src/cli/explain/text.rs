@@ -1,0 +1,212 @@
+//! An explanation as text for a terminal.
+
+use std::fmt::{self, Write};
+
+use clap::builder::styling::{AnsiColor, Style};
+
+use super::Explained;
+use crate::admission::explanation::{
+    Explanation, ImageReading, KeyReport, Outcome, PatternReport, RuleReport, SecretReport,
+};
+
+/// The styles; all of them empty where colours are not wanted.
+struct Styles {
+    good: Style,
+    bad: Style,
+    dim: Style,
+    bold: Style,
+}
+
+impl Styles {
+    fn new(styled: bool) -> Self {
+        let pick = |style: Style| if styled { style } else { Style::new() };
+        Self {
+            good: pick(AnsiColor::Green.on_default()),
+            bad: pick(AnsiColor::Red.on_default()),
+            dim: pick(Style::new().dimmed()),
+            bold: pick(Style::new().bold()),
+        }
+    }
+}
+
+/// Renders one explained Pod, with a line break at the end.
+pub(super) fn render(explained: &Explained, styled: bool) -> String {
+    let mut page = Page {
+        text: String::new(),
+        styles: Styles::new(styled),
+    };
+    // Writing to a String cannot fail.
+    let _written = page.explained(explained);
+    page.text
+}
+
+struct Page {
+    text: String,
+    styles: Styles,
+}
+
+impl Page {
+    fn explained(&mut self, explained: &Explained) -> fmt::Result {
+        let Explained {
+            kind,
+            name,
+            explanation,
+        } = explained;
+        let Styles { bold, .. } = self.styles;
+        let space = if name.is_empty() { "" } else { " " };
+        writeln!(
+            self.text,
+            "{bold}{kind}{space}{name}{bold:#} in namespace {bold}{}{bold:#}",
+            explanation.namespace
+        )?;
+        self.pod(explanation)?;
+        if !explanation.rules.is_empty() {
+            writeln!(self.text)?;
+        }
+        let width = widest(explanation.rules.iter().map(|rule| &rule.name));
+        for rule in &explanation.rules {
+            self.rule(rule, width)?;
+        }
+        writeln!(self.text)?;
+        let Styles { bad, .. } = self.styles;
+        for warning in &explanation.warnings {
+            writeln!(self.text, "{bad}warning{bad:#}: {warning}")?;
+        }
+        writeln!(self.text, "{bold}{}{bold:#}", explanation.conclusion)
+    }
+
+    fn pod(&mut self, explanation: &Explanation) -> fmt::Result {
+        let Styles { bad, dim, .. } = self.styles;
+        let width = widest(explanation.images.iter().map(|image| &image.image));
+        for image in &explanation.images {
+            let ImageReading {
+                image,
+                place,
+                name,
+                hint,
+                error,
+                ..
+            } = image;
+            writeln!(self.text, "  image  {image:width$}  {dim}{place}{dim:#}")?;
+            if let Some(error) = error {
+                writeln!(
+                    self.text,
+                    "         {bad}the kubelet refuses it{bad:#}: {error}"
+                )?;
+            }
+            match (hint, name) {
+                (Some(hint), _) => writeln!(self.text, "         {dim}{hint}{dim:#}")?,
+                (None, Some(name)) if !image.starts_with(name.as_str()) => {
+                    writeln!(self.text, "         {dim}the kubelet reads {name}{dim:#}")?;
+                }
+                _ => {}
+            }
+        }
+        for name in &explanation.present {
+            writeln!(self.text, "  has    {name}")?;
+        }
+        Ok(())
+    }
+
+    fn rule(&mut self, rule: &RuleReport, width: usize) -> fmt::Result {
+        let Styles { good, dim, .. } = self.styles;
+        let name = &rule.name;
+        let added = || {
+            let secrets = rule.pull_secrets.iter().filter(|secret| secret.is_added());
+            let names: Vec<_> = secrets.map(|secret| &*secret.secret_name).collect();
+            names.join(", ")
+        };
+        let (sign, style, says) = match rule.outcome {
+            Outcome::Adds => ('+', good, format!("adds {}", added())),
+            Outcome::WouldAdd => (
+                '~',
+                good,
+                format!("would add {}, but is in Shadow mode", added()),
+            ),
+            Outcome::AddsNothing => ('=', dim, "adds nothing".to_owned()),
+            Outcome::WantsNothing => ('-', dim, "wants nothing".to_owned()),
+            Outcome::DoesNotApply => {
+                let why_not = rule.why_not.as_deref().unwrap_or_default();
+                ('-', dim, format!("does not apply: {why_not}"))
+            }
+        };
+        writeln!(self.text, "{style}{sign} {name:width$}{style:#}  {says}")?;
+        let width = widest(rule.images.iter().map(|image| &image.name));
+        for image in &rule.images {
+            self.pattern(image, width)?;
+        }
+        rule.pull_secrets
+            .iter()
+            .try_for_each(|secret| self.secret(secret))
+    }
+
+    fn pattern(&mut self, image: &PatternReport, width: usize) -> fmt::Result {
+        let PatternReport {
+            name,
+            pattern,
+            excluded_by,
+        } = image;
+        let says = match (pattern, excluded_by) {
+            (None, _) => "matches no pattern".to_owned(),
+            (Some(pattern), None) => format!("matches `{pattern}`"),
+            (Some(pattern), Some(excluded)) => {
+                format!("matches `{pattern}`, but is excluded by `{excluded}`")
+            }
+        };
+        writeln!(self.text, "    {name:width$}  {says}")
+    }
+
+    fn secret(&mut self, secret: &SecretReport) -> fmt::Result {
+        let Styles { good, bad, .. } = self.styles;
+        let style = match secret.verdict {
+            Some(_) if secret.is_added() => good,
+            Some("not_permitted" | "unusable" | "undecodable_here") => bad,
+            _ => Style::new(),
+        };
+        let SecretReport {
+            name,
+            secret_name,
+            detail,
+            ..
+        } = secret;
+        let alias = match name == secret_name {
+            true => String::new(),
+            false => format!(" (Secret {secret_name})"),
+        };
+        write!(
+            self.text,
+            "    pull secret {name}{alias}: {style}{detail}{style:#}"
+        )?;
+        match &secret.wanted {
+            Some(wanted) => writeln!(self.text, "; {wanted}")?,
+            None => writeln!(self.text)?,
+        }
+        let width = widest(secret.keys.iter().map(|key| &key.name));
+        secret.keys.iter().try_for_each(|key| self.key(key, width))
+    }
+
+    fn key(&mut self, report: &KeyReport, width: usize) -> fmt::Result {
+        let Styles { dim, .. } = self.styles;
+        let says = match &report.key {
+            Some(key) if report.docker_hub_fallback => {
+                format!("key `{key}`, as the fallback for Docker Hub")
+            }
+            Some(key) => format!("key `{key}`"),
+            None if report.is_empty => "a key without user name and password".to_owned(),
+            None => "no key".to_owned(),
+        };
+        writeln!(
+            self.text,
+            "      {dim}{:width$}  {says}{dim:#}",
+            report.name
+        )
+    }
+}
+
+/// Widest column, in characters: one very long name must not push every other line to the right.
+const COLUMN_CHARACTERS_MAX: usize = 56;
+
+fn widest<'a>(texts: impl Iterator<Item = &'a String>) -> usize {
+    let widths = texts.map(|text| text.chars().count());
+    widths.max().unwrap_or(0).min(COLUMN_CHARACTERS_MAX)
+}

@@ -1,0 +1,134 @@
+//! What a command decides with where there is no cluster to ask: rules, Secret manifests and
+//! namespace labels from the command line.
+
+use std::io::{self, IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::CliError;
+use super::input::read_text;
+use super::webhook::label;
+use crate::index::{Index, SecretManifest};
+use crate::manifest::{self, MANIFEST_BYTES_MAX};
+use crate::rules::config::FILE_RULES_BYTES_MAX;
+use crate::rules::{self, RulesConfig, Ruleset};
+use crate::snapshot::{ManifestIndex, Namespaces, Snapshot};
+
+#[derive(Debug, Args)]
+pub(super) struct OfflineArgs {
+    /// Rules file
+    #[arg(short, long, value_name = "FILE")]
+    rules: PathBuf,
+    #[command(flatten)]
+    surroundings: SurroundingsArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SurroundingsArgs {
+    /// Manifest of Secrets that rules hand out, so that their keys are known; may be repeated
+    ///
+    /// A Secret belongs to the entry of `pullSecrets` whose `source` it is. Without it, nothing is
+    /// known about the credential: rules with `images` still add it, rules without cannot.
+    #[arg(long = "pull-secret", value_name = "FILE")]
+    pub(super) pull_secrets: Vec<PathBuf>,
+    /// Label of the namespaces, for `namespaceSelector`; may be repeated
+    #[arg(long = "namespace-label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) namespace_labels: Vec<(String, String)>,
+    /// Namespace of Pods that do not name one
+    #[arg(short, long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE)]
+    pub(super) namespace: String,
+}
+
+/// Where `kubectl create` puts what names no namespace.
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
+
+/// Compiled rules, with what is known around them.
+#[derive(Debug)]
+pub(super) struct Offline {
+    pub(super) snapshot: Snapshot,
+    /// Namespace of Pods that do not name one.
+    pub(super) namespace: String,
+}
+
+impl OfflineArgs {
+    /// Reads all files.
+    pub(super) fn load(&self) -> Result<Offline, CliError> {
+        let config = load_rules(&self.rules)?;
+        let secrets = read_secrets(&self.surroundings.pull_secrets)?;
+        let labels = self.surroundings.namespace_labels.iter().cloned();
+        Ok(Offline {
+            snapshot: Snapshot::new(
+                Arc::new(Ruleset::compile(&config)),
+                Arc::new(index(&config, secrets)),
+                Namespaces::Fixed(Arc::new(labels.collect())),
+                1,
+            ),
+            namespace: self.surroundings.namespace.clone(),
+        })
+    }
+}
+
+/// Reads a rules file.
+pub(super) fn load_rules(path: &Path) -> Result<RulesConfig, CliError> {
+    let text = read_text(path, FILE_RULES_BYTES_MAX)?;
+    parse_rules(&path.display().to_string(), &text)
+}
+
+/// Reads a rules text; its errors are rendered as `check` renders them.
+pub(super) fn parse_rules(origin: &str, text: &str) -> Result<RulesConfig, CliError> {
+    rules::load(text)
+        .map_err(|errors| CliError::Rules(errors.render(origin, text, is_styled(&io::stderr()))))
+}
+
+/// Reads a manifest: its objects, those of Lists one by one.
+pub(super) fn read_objects(path: &Path) -> Result<Vec<Value>, CliError> {
+    let text = read_text(path, MANIFEST_BYTES_MAX)?;
+    manifest::parse(&text).map_err(|error| CliError::Manifest {
+        path: path.into(),
+        error,
+    })
+}
+
+/// Reads Secret manifests; other objects beside them are left aside.
+pub(super) fn read_secrets(paths: &[PathBuf]) -> Result<Vec<SecretManifest>, CliError> {
+    let mut secrets = Vec::new();
+    for path in paths {
+        let text = read_text(path, MANIFEST_BYTES_MAX)?;
+        let objects = manifest::parse(&text).map_err(|error| CliError::Manifest {
+            path: path.into(),
+            error: error.without_quotes(),
+        })?;
+        let found = secrets.len();
+        secrets.extend(objects.iter().filter_map(SecretManifest::read));
+        if secrets.len() == found {
+            note(&format!("{} holds no Secret", path.display()));
+        }
+    }
+    Ok(secrets)
+}
+
+/// What Secret manifests say about the pull secrets of the rules.
+pub(super) fn index(config: &RulesConfig, secrets: Vec<SecretManifest>) -> Index {
+    let known = ManifestIndex::new(secrets, config);
+    for name in known.unclaimed {
+        note(&format!(
+            "Secret \"{name}\" is the source of no entry of pullSecrets"
+        ));
+    }
+    known.index
+}
+
+/// A remark on standard error, beside the answer. Nothing can be done about one that cannot be
+/// written.
+pub(super) fn note(text: &str) {
+    drop(writeln!(io::stderr(), "note: {text}"));
+}
+
+/// Whether to write colours: to a terminal, unless the user does not want them (no-color.org).
+pub(super) fn is_styled(stream: &impl IsTerminal) -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !no_color
+}

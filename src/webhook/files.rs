@@ -1,0 +1,436 @@
+//! Files that are read again when they change: rules and Secret manifests.
+//!
+//! Polled and compared byte by byte. A watch on a mounted file dies with the first rotation, because
+//! the kubelet swaps a symlink instead of writing; times and inodes lie on some volumes. What cannot be
+//! used never replaces what can, and each changed state is logged once. This module must not decide
+//! anything about a request.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use prometheus::IntCounter;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::limits::FILE_POLL;
+use super::probes::Condition;
+use super::serving::ServingStore;
+use crate::index::{SecretManifest, State};
+use crate::manifest::{self, MANIFEST_BYTES_MAX, ManifestError};
+use crate::metrics::Metrics;
+use crate::rules::config::FILE_RULES_BYTES_MAX;
+use crate::rules::{self, Diagnostics, RulesConfig, Ruleset};
+use crate::snapshot::{ManifestIndex, Namespaces, Snapshot};
+
+/// Most errors of a rules file that one log event shows; `pullpass check` shows all.
+const DIAGNOSTICS_LOGGED_MAX: usize = 10;
+
+/// Something that can be brought up to date, again and again.
+pub trait Reload: Send + 'static {
+    /// Looks whether anything changed and takes it over. May block, and take a second for large rules.
+    fn reload(&mut self);
+}
+
+/// Reloads now and then every [`FILE_POLL`], on a thread that may block. A panic is counted, and the
+/// next turn comes.
+pub async fn poll(mut source: impl Reload, panics: IntCounter) -> Infallible {
+    let mut ticks = interval(FILE_POLL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let turn = spawn_blocking(move || {
+            let outcome = catch_unwind(AssertUnwindSafe(|| source.reload()));
+            (source, outcome.is_err())
+        });
+        let Ok((back, panicked)) = turn.await else {
+            return std::future::pending().await; // The runtime is shutting down.
+        };
+        panics.inc_by(panicked.into());
+        source = back;
+    }
+}
+
+/// Some files, and what they held when last asked.
+#[derive(Debug)]
+pub struct WatchedFiles {
+    paths: Vec<PathBuf>,
+    bytes_max: usize,
+    last: Option<Contents>,
+}
+
+/// Path and bytes of each file in order, or why one could not be read.
+pub type Contents = Result<Vec<(String, Vec<u8>)>, FileError>;
+
+/// Why a file could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {reason}")]
+pub struct FileError {
+    /// The file.
+    pub path: String,
+    /// The operating system's words, or the limit.
+    pub reason: String,
+}
+
+impl WatchedFiles {
+    /// Files of at most `bytes_max` bytes each.
+    pub fn new(paths: Vec<PathBuf>, bytes_max: usize) -> Self {
+        Self {
+            paths,
+            bytes_max,
+            last: None,
+        }
+    }
+
+    /// The contents, if they are others than last time.
+    pub fn changed(&mut self) -> Option<&Contents> {
+        let seen = self.read();
+        if self.last.as_ref() == Some(&seen) {
+            return None;
+        }
+        // Files of one volume are swapped together but read one after the other. Two readings that
+        // agree are not torn; otherwise the next turn reads again.
+        if self.read() != seen {
+            return None;
+        }
+        self.last = Some(seen);
+        self.last.as_ref()
+    }
+
+    fn read(&self) -> Contents {
+        let read = |path: &PathBuf| {
+            let shown = path.display().to_string();
+            match read_at_most(path, self.bytes_max) {
+                Ok(bytes) => Ok((shown, bytes)),
+                Err(error) => Err(FileError {
+                    path: shown,
+                    reason: error.to_string(),
+                }),
+            }
+        };
+        self.paths.iter().map(read).collect()
+    }
+}
+
+fn read_at_most(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > bytes_max {
+        let limit = format!("larger than {bytes_max} bytes; split it or remove what is not needed");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, limit));
+    }
+    Ok(bytes)
+}
+
+/// The rules file and the Secret manifests, published as snapshots.
+#[derive(Debug)]
+pub struct RulesFiles {
+    rules: WatchedFiles,
+    manifests: WatchedFiles,
+    namespaces: Namespaces,
+    store: Arc<ServingStore>,
+    metrics: Arc<Metrics>,
+    rules_condition: Condition,
+    manifests_condition: Condition,
+    /// The last good ones.
+    loaded: Option<Loaded>,
+    secrets: Option<Vec<SecretManifest>>,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    ruleset: Arc<Ruleset>,
+    /// Without its rules, which may be large and live on in the ruleset.
+    config: RulesConfig,
+}
+
+/// What [`RulesFiles`] reads, and the conditions it meets.
+#[derive(Debug)]
+pub struct RulesFilesConfig {
+    /// The rules.
+    pub rules: PathBuf,
+    /// Manifests of the Secrets that the rules name as sources.
+    pub manifests: Vec<PathBuf>,
+    /// Labels of namespaces.
+    pub namespaces: Namespaces,
+    /// Met once rules are loaded.
+    pub rules_condition: Condition,
+    /// Met once the manifests are read.
+    pub manifests_condition: Condition,
+}
+
+impl RulesFiles {
+    /// Nothing is read before the first [`Reload::reload`].
+    pub fn new(config: RulesFilesConfig, store: Arc<ServingStore>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            rules: WatchedFiles::new(vec![config.rules], FILE_RULES_BYTES_MAX),
+            manifests: WatchedFiles::new(config.manifests, MANIFEST_BYTES_MAX),
+            namespaces: config.namespaces,
+            store,
+            metrics,
+            rules_condition: config.rules_condition,
+            manifests_condition: config.manifests_condition,
+            loaded: None,
+            secrets: None,
+            generation: 0,
+        }
+    }
+
+    /// Whether there are new rules to publish.
+    fn reload_rules(&mut self) -> bool {
+        let read = match self.rules.changed() {
+            None => return false,
+            Some(Ok(files)) => load_rules(files),
+            Some(Err(error)) => Err(Refused::because(error.to_string())),
+        };
+        self.metrics.rules_valid.set(read.is_ok().into());
+        match read {
+            Ok(loaded) => {
+                self.generation += 1;
+                tracing::info!(
+                    generation = self.generation,
+                    rules = loaded.ruleset.rules().len(),
+                    "rules loaded"
+                );
+                self.loaded = Some(loaded);
+                true
+            }
+            Err(Refused {
+                reason,
+                diagnostics,
+            }) => {
+                let what_now = what_now(self.loaded.is_some());
+                tracing::error!(reason, diagnostics, "rules refused: {what_now}");
+                if self.loaded.is_none() {
+                    self.rules_condition.unmet(reason);
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether there are new manifests to publish.
+    fn reload_manifests(&mut self) -> bool {
+        let parsed = match self.manifests.changed() {
+            None => return false,
+            Some(Ok(files)) => read_secrets(files),
+            Some(Err(error)) => Err(error.to_string()),
+        };
+        match parsed {
+            Ok(secrets) => {
+                self.secrets = Some(secrets);
+                self.manifests_condition.met();
+                true
+            }
+            Err(reason) => {
+                tracing::error!(
+                    reason,
+                    "pull secrets refused: the last good ones stay in use"
+                );
+                if self.secrets.is_none() {
+                    self.manifests_condition.unmet(reason);
+                }
+                false
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let (Some(loaded), Some(secrets)) = (&self.loaded, &self.secrets) else {
+            return;
+        };
+        let found = ManifestIndex::new(secrets.clone(), &loaded.config);
+        for secret in found.unclaimed {
+            tracing::warn!(
+                secret,
+                "no pull secret of the rules has this Secret as its source"
+            );
+        }
+        for (name, coverage) in &found.index.secrets {
+            if let State::Unusable { reason } = &coverage.state {
+                tracing::warn!(pull_secret = name, reason, "pull secret cannot be used");
+            }
+        }
+        let snapshot = Snapshot::new(
+            loaded.ruleset.clone(),
+            Arc::new(found.index),
+            self.namespaces.clone(),
+            self.generation,
+        );
+        self.store.publish(snapshot);
+        self.rules_condition.met();
+    }
+}
+
+impl Reload for RulesFiles {
+    fn reload(&mut self) {
+        let rules = self.reload_rules();
+        let manifests = self.reload_manifests();
+        if rules || manifests {
+            self.publish();
+        }
+    }
+}
+
+/// Why a rules file is not used.
+struct Refused {
+    /// One line.
+    reason: String,
+    /// What `pullpass check` would print, for the first few errors.
+    diagnostics: Option<String>,
+}
+
+impl Refused {
+    fn because(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            diagnostics: None,
+        }
+    }
+}
+
+fn load_rules(files: &[(String, Vec<u8>)]) -> Result<Loaded, Refused> {
+    let (path, bytes) = files.first().ok_or_else(|| Refused::because("no file"))?;
+    let text = str::from_utf8(bytes).map_err(|_| Refused::because(not_utf8(path)))?;
+    let mut config = rules::load(text).map_err(|mut diagnostics| Refused {
+        reason: summary(path, &diagnostics),
+        diagnostics: Some({
+            diagnostics.0.truncate(DIAGNOSTICS_LOGGED_MAX);
+            diagnostics.render(path, text, false)
+        }),
+    })?;
+    let ruleset = Arc::new(Ruleset::compile(&config));
+    config.rules = Vec::new();
+    Ok(Loaded { ruleset, config })
+}
+
+/// One line: the first error, and how many more there are.
+fn summary(path: &str, Diagnostics(all): &Diagnostics) -> String {
+    let Some(first) = all.first() else {
+        return format!("{path}: invalid");
+    };
+    let (line, column, message) = (first.line, first.column, &first.message);
+    match all.len() - 1 {
+        0 => format!("{path}:{line}:{column}: {message}"),
+        more => format!("{path}:{line}:{column}: {message} (and {more} more)"),
+    }
+}
+
+fn read_secrets(files: &[(String, Vec<u8>)]) -> Result<Vec<SecretManifest>, String> {
+    let mut secrets = Vec::new();
+    for (path, bytes) in files {
+        let text = str::from_utf8(bytes).map_err(|_| not_utf8(path))?;
+        for object in manifest::parse(text).map_err(|error| syntax(path, &error))? {
+            let secret = SecretManifest::read(&object);
+            secrets.push(secret.ok_or_else(|| {
+                format!("{path}: an object is no Secret; keep other objects in other files")
+            })?);
+        }
+    }
+    Ok(secrets)
+}
+
+/// Without the reader's own words, which may quote a password.
+fn syntax(path: &str, error: &ManifestError) -> String {
+    match error {
+        ManifestError::Syntax { line, column, .. } => {
+            format!("{path}:{line}:{column}: neither YAML nor JSON")
+        }
+        other => format!("{path}: {other}"),
+    }
+}
+
+fn not_utf8(path: &str) -> String {
+    format!("{path}: not UTF-8 text; save it as UTF-8")
+}
+
+fn what_now(has_last_good: bool) -> &'static str {
+    if has_last_good {
+        "the last good ones stay in use"
+    } else {
+        "not ready until they can be used"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// A volume as the kubelet writes it: files are symlinks into `..data`, which is swapped whole.
+    fn write_volume(volume: &Path, version: &str, files: &[(&str, &str)]) {
+        let data = volume.join(version);
+        fs::create_dir(&data).unwrap();
+        for (name, text) in files {
+            fs::write(data.join(name), text).unwrap();
+            let link = volume.join(name);
+            if !link.is_symlink() {
+                symlink(Path::new("..data").join(name), link).unwrap();
+            }
+        }
+        let swap = volume.join("..data_tmp");
+        symlink(version, &swap).unwrap();
+        fs::rename(swap, volume.join("..data")).unwrap();
+    }
+
+    #[test]
+    fn incident_19_two_symlink_swaps_are_both_seen() {
+        let volume = tempfile::tempdir().unwrap();
+        write_volume(volume.path(), "..1", &[("a", "1"), ("b", "1")]);
+        let paths = vec![volume.path().join("a"), volume.path().join("b")];
+        let mut files = WatchedFiles::new(paths, 10);
+        let mut check = |expected: Option<[&str; 2]>| {
+            let text = |(_, bytes): &(String, Vec<u8>)| String::from_utf8(bytes.clone()).unwrap();
+            let seen = files.changed().map(|contents| contents.as_ref().unwrap());
+            let seen = seen.map(|files| files.iter().map(text).collect::<Vec<_>>());
+            assert_eq!(
+                seen,
+                expected.map(|texts| texts.map(str::to_owned).to_vec())
+            );
+        };
+        check(Some(["1", "1"]));
+        check(None);
+        for version in ["2", "3"] {
+            let dir = format!("..{version}");
+            write_volume(volume.path(), &dir, &[("a", version), ("b", version)]);
+            check(Some([version, version]));
+            check(None);
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_said_once_and_its_return_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rules.yaml");
+        fs::write(&path, "1").unwrap();
+        let mut files = WatchedFiles::new(vec![path.clone()], 10);
+        assert!(files.changed().unwrap().is_ok());
+        fs::remove_file(&path).unwrap();
+        let error = files.changed().unwrap().clone().unwrap_err();
+        assert!(
+            error.to_string().contains("rules.yaml: No such file"),
+            "{error}"
+        );
+        assert!(files.changed().is_none());
+        fs::write(&path, "1").unwrap();
+        assert!(files.changed().unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_refused_with_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, "12345678901").unwrap();
+        let mut files = WatchedFiles::new(vec![path.clone()], 10);
+        let error = files.changed().unwrap().clone().unwrap_err();
+        assert!(error.reason.contains("larger than 10 bytes"), "{error}");
+        fs::write(&path, "1234567890").unwrap();
+        assert!(files.changed().unwrap().is_ok());
+    }
+}

@@ -1,0 +1,65 @@
+//! What requests are served with: one value that a request loads once and that is swapped whole.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwapOption, Guard};
+
+use crate::metrics::{Metrics, RuleCounters};
+use crate::rules::Mode;
+use crate::snapshot::Snapshot;
+
+/// A snapshot, with the counters of its rules: a request that started under old rules counts under
+/// old rules.
+#[derive(Debug)]
+pub struct Serving {
+    /// What decisions depend on.
+    pub snapshot: Snapshot,
+    /// Aligned with the snapshot's rules.
+    pub injections: RuleCounters,
+}
+
+/// Holds the current [`Serving`]; empty until rules are loaded.
+///
+/// An `ArcSwap`, because a request must neither wait for a swap nor see half of one.
+#[derive(Debug)]
+pub struct ServingStore {
+    current: ArcSwapOption<Serving>,
+    metrics: Arc<Metrics>,
+}
+
+impl ServingStore {
+    /// An empty store that counts in `metrics`.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            current: ArcSwapOption::empty(),
+            metrics,
+        }
+    }
+
+    /// What to serve a request with. Call it once per request.
+    pub fn load(&self) -> Guard<Option<Arc<Serving>>> {
+        self.current.load()
+    }
+
+    /// Serves later requests with `snapshot`.
+    pub fn publish(&self, snapshot: Snapshot) {
+        let generation = i64::try_from(snapshot.generation()).unwrap_or(i64::MAX);
+        self.metrics.rules_generation.set(generation);
+        let rules = snapshot.ruleset().rules().iter();
+        let labels = rules.map(|rule| (&*rule.name, mode_label(rule.mode)));
+        let injections = self.metrics.rules(labels);
+        let serving = Serving {
+            snapshot,
+            injections,
+        };
+        self.current.store(Some(Arc::new(serving)));
+    }
+}
+
+/// As written in the rules.
+fn mode_label(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "Enforce",
+        Mode::Shadow => "Shadow",
+    }
+}

@@ -1,0 +1,23 @@
+//! The cluster under the tests, and what a test needs to talk to it.
+//!
+//! The rooms, from the ground up: [`wait`] and [`process`] know nothing of Kubernetes; [`pki`],
+//! [`api`] and [`kubectl`] speak to an API server; [`control_plane`], [`network`] and [`node`] start
+//! the programs; [`cluster`] puts them together; [`namespace`] and [`webhook`] are what scenarios
+//! are written with. [`sandbox`], [`tier`] and [`trials`] decide where and what is run.
+
+pub(crate) mod api;
+pub(crate) mod cluster;
+pub(crate) mod control_plane;
+pub(crate) mod kubectl;
+pub(crate) mod namespace;
+pub(crate) mod network;
+pub(crate) mod node;
+pub(crate) mod pki;
+pub(crate) mod process;
+pub(crate) mod sandbox;
+pub(crate) mod serve;
+pub(crate) mod stub;
+pub(crate) mod tier;
+pub(crate) mod trials;
+pub(crate) mod wait;
+pub(crate) mod webhook;

@@ -1,0 +1,145 @@
+//! The whole cluster: control plane, and for the node tier the node with its registries.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::api::Api;
+use super::control_plane::ControlPlane;
+use super::kubectl::Kubectl;
+use super::network::{self, BRIDGE_ADDRESS};
+use super::node::{self, Node};
+use super::pki::Pair;
+use super::process::Process;
+use super::sandbox;
+use super::tier::Tier;
+use crate::registry::Kit;
+
+/// Where the logs of the last run stay.
+const LOGS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cluster-logs");
+
+/// A running cluster. Shared by every trial.
+pub(crate) struct Cluster {
+    /// As the administrator.
+    pub(crate) api: Api,
+    /// As the administrator.
+    pub(crate) kubectl: Kubectl,
+    plane: ControlPlane,
+    node: Option<(Node, Kit)>,
+    direct: OnceLock<(Process, Api)>,
+    webhook_certificate: Pair,
+    workdir: PathBuf,
+    counter: AtomicU32,
+}
+
+impl Cluster {
+    /// Starts what `tier` needs and waits until it is ready.
+    pub(crate) fn start(workdir: PathBuf, tier: Tier) -> Self {
+        let logs = Path::new(LOGS);
+        drop(fs::remove_dir_all(logs));
+        fs::create_dir_all(logs).expect("target/ is writable");
+        if sandbox::isolated().is_ok() {
+            sandbox::prepare(&workdir);
+        }
+        let mut plane = ControlPlane::start(&workdir, logs);
+        let node = (tier == Tier::Node).then(|| {
+            network::create_bridge(&workdir);
+            let kit = Kit::start(&plane.pki, &workdir, &node::registry_hosts(&workdir), logs);
+            let node = Node::start(&plane, &workdir, logs, &kit.pause_image());
+            plane.start_scheduler();
+            node.wait_until_ready(&plane);
+            (node, kit)
+        });
+        // One certificate serves every webhook of the tests, ours and stand-ins.
+        let names = ["127.0.0.1", BRIDGE_ADDRESS, "*.webhooks.svc"];
+        let cluster = Self {
+            api: plane.admin.clone(),
+            kubectl: Kubectl::new(&plane.kubeconfig, &workdir),
+            webhook_certificate: plane.pki.server("webhook", &names),
+            plane,
+            node,
+            direct: OnceLock::new(),
+            workdir,
+            counter: AtomicU32::new(0),
+        };
+        if cluster.node.is_some() {
+            cluster.allow_logs_and_exec();
+        }
+        cluster
+    }
+
+    /// The node.
+    ///
+    /// # Panics
+    /// In a trial of the `api` tier.
+    pub(crate) fn node(&self) -> &Node {
+        &self
+            .node
+            .as_ref()
+            .expect("this trial is registered for the node tier")
+            .0
+    }
+
+    /// The registries.
+    ///
+    /// # Panics
+    /// In a trial of the `api` tier.
+    pub(crate) fn registries(&self) -> &Kit {
+        &self
+            .node
+            .as_ref()
+            .expect("this trial is registered for the node tier")
+            .1
+    }
+
+    /// An API server that dials the endpoints of a webhook's Service itself.
+    pub(crate) fn direct_api(&self) -> &Api {
+        let flags = ["--enable-aggregator-routing=true"];
+        let start = || {
+            self.plane
+                .another_api_server("kube-apiserver-direct", &flags)
+        };
+        &self.direct.get_or_init(start).1
+    }
+
+    /// The certificate of every webhook; valid on loopback and for `<service>.webhooks.svc`.
+    pub(crate) fn webhook_certificate(&self) -> Pair {
+        self.webhook_certificate.clone()
+    }
+
+    /// What a webhook configuration needs to trust that certificate, PEM.
+    pub(crate) fn ca_pem(&self) -> String {
+        self.plane.pki.ca_pem()
+    }
+
+    /// Where logs of the test's own programs go.
+    pub(crate) fn logs(&self) -> &Path {
+        Path::new(LOGS)
+    }
+
+    /// A fresh, empty directory.
+    pub(crate) fn directory(&self, name: &str) -> PathBuf {
+        let path = self.workdir.join(self.unique(name));
+        fs::create_dir_all(&path).expect("the work directory is writable");
+        path
+    }
+
+    /// `name` with a number that no other call gets.
+    pub(crate) fn unique(&self, name: &str) -> String {
+        format!("{name}-{}", self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn allow_logs_and_exec(&self) {
+        self.kubectl.run(
+            &[
+                "create",
+                "clusterrolebinding",
+                "api-server-to-kubelet",
+                "--clusterrole=system:kubelet-api-admin",
+                "--user=kube-apiserver-kubelet-client",
+            ],
+            "",
+        );
+    }
+}

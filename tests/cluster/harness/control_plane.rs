@@ -1,0 +1,217 @@
+//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::api::Api;
+use super::network;
+use super::pki::{Pair, Pki};
+use super::process::Process;
+use super::sandbox;
+use super::tier::tools;
+use super::wait::wait_for;
+
+/// The API server answers 3 s after its start; a machine that builds something else is slower.
+const START_LIMIT: Duration = Duration::from_secs(90);
+
+/// A running API server with everything it needs.
+pub(crate) struct ControlPlane {
+    /// Signs every certificate of the cluster.
+    pub(crate) pki: Pki,
+    /// A client of `system:masters`.
+    pub(crate) admin: Api,
+    /// Where the API server listens.
+    pub(crate) address: SocketAddr,
+    /// The administrator's kubeconfig.
+    pub(crate) kubeconfig: PathBuf,
+    etcd: SocketAddr,
+    tokens: (PathBuf, PathBuf),
+    serving: Pair,
+    kubelet_client: Pair,
+    workdir: PathBuf,
+    logs: PathBuf,
+    processes: Vec<Process>,
+}
+
+impl ControlPlane {
+    /// Starts etcd, the API server and the controllers, and waits until the API server is ready.
+    pub(crate) fn start(workdir: &Path, logs: &Path) -> Self {
+        let pki = Pki::create(&workdir.join("pki"));
+        let names = [
+            "127.0.0.1",
+            network::KUBERNETES_SERVICE,
+            "kubernetes.default.svc",
+        ];
+        let address = free_address();
+        let admin = pki.client("admin", "admin", "system:masters");
+        let mut plane = Self {
+            admin: Api::new(address, &pki, &admin),
+            address,
+            kubeconfig: PathBuf::new(),
+            etcd: free_address(),
+            tokens: pki.token_keys(),
+            serving: pki.server("kube-apiserver", &names),
+            kubelet_client: pki.client("kubelet-client", "kube-apiserver-kubelet-client", ""),
+            pki,
+            workdir: workdir.to_owned(),
+            logs: logs.to_owned(),
+            processes: Vec::new(),
+        };
+        plane.kubeconfig = plane.write_kubeconfig("admin", &admin);
+        plane.start_etcd();
+        let server = plane.start_api_server("kube-apiserver", address, &[]);
+        plane.processes.push(server);
+        plane.start_controller_manager();
+        plane.wait_until_ready(&plane.admin);
+        plane
+    }
+
+    /// Starts one more API server on the same etcd, for another way to reach webhooks.
+    pub(crate) fn another_api_server(&self, name: &str, flags: &[&str]) -> (Process, Api) {
+        let address = free_address();
+        let process = self.start_api_server(name, address, flags);
+        let user = self
+            .pki
+            .client(&format!("{name}-admin"), "admin", "system:masters");
+        let api = Api::new(address, &self.pki, &user);
+        self.wait_until_ready(&api);
+        (process, api)
+    }
+
+    /// Starts the scheduler; only a node needs it.
+    pub(crate) fn start_scheduler(&mut self) {
+        let kubeconfig = self.user("system:kube-scheduler", "");
+        let mut command = sandbox::program(&tools().join("kube-scheduler"));
+        command.arg(flag("kubeconfig", &kubeconfig)).args([
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--v=1",
+        ]);
+        self.processes
+            .push(Process::start("kube-scheduler", &mut command, &self.logs));
+    }
+
+    /// Makes a certificate for `user` and a kubeconfig that shows it.
+    pub(crate) fn user(&self, user: &str, group: &str) -> PathBuf {
+        let file = user.replace(':', "-");
+        let pair = self.pki.client(&file, user, group);
+        self.write_kubeconfig(&file, &pair)
+    }
+
+    fn start_etcd(&mut self) {
+        let peer = free_address();
+        let client = format!("http://{}", self.etcd);
+        let peer = format!("http://{peer}");
+        let mut command = sandbox::program(&tools().join("server"));
+        command
+            .arg(flag("data-dir", &self.workdir.join("etcd")))
+            .args(["--unsafe-no-fsync", "--log-level=warn", "--name=etcd"])
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=etcd={peer}"));
+        self.processes
+            .push(Process::start("etcd", &mut command, &self.logs));
+    }
+
+    fn start_api_server(&self, name: &str, address: SocketAddr, flags: &[&str]) -> Process {
+        let (private, public) = &self.tokens;
+        let mut command = sandbox::program(&tools().join("kube-apiserver"));
+        command
+            .arg(format!("--etcd-servers=http://{}", self.etcd))
+            .arg(format!("--bind-address={}", address.ip()))
+            .arg(format!("--secure-port={}", address.port()))
+            .arg(format!("--advertise-address={}", network::BRIDGE_ADDRESS))
+            .arg(format!("--service-cluster-ip-range={}", network::SERVICES))
+            .arg(flag("tls-cert-file", &self.serving.certificate))
+            .arg(flag("tls-private-key-file", &self.serving.key))
+            .arg(flag("client-ca-file", &self.pki.ca_file()))
+            .arg(flag(
+                "kubelet-client-certificate",
+                &self.kubelet_client.certificate,
+            ))
+            .arg(flag("kubelet-client-key", &self.kubelet_client.key))
+            .arg(flag("service-account-signing-key-file", private))
+            .arg(flag("service-account-key-file", public))
+            .args([
+                "--service-account-issuer=https://kubernetes.default.svc",
+                "--authorization-mode=Node,RBAC",
+                "--enable-admission-plugins=NodeRestriction",
+                "--allow-privileged=true",
+                "--endpoint-reconciler-type=none",
+                // Nobody resolves the node's name.
+                "--kubelet-preferred-address-types=InternalIP",
+                "--profiling=false",
+                "--v=2",
+            ])
+            .args(flags);
+        Process::start(name, &mut command, &self.logs)
+    }
+
+    fn start_controller_manager(&mut self) {
+        let kubeconfig = self.user("system:kube-controller-manager", "");
+        let mut command = sandbox::program(&tools().join("kube-controller-manager"));
+        command
+            .arg(flag("kubeconfig", &kubeconfig))
+            .arg(flag("service-account-private-key-file", &self.tokens.0))
+            .arg(flag("root-ca-file", &self.pki.ca_file()))
+            .args([
+                "--use-service-account-credentials=true",
+                "--leader-elect=false",
+                "--secure-port=0",
+                "--v=1",
+            ]);
+        let process = Process::start("kube-controller-manager", &mut command, &self.logs);
+        self.processes.push(process);
+    }
+
+    fn wait_until_ready(&self, api: &Api) {
+        wait_for("an API server is ready", START_LIMIT, || {
+            for process in &self.processes {
+                process.check_running()?;
+            }
+            api.get("/readyz").map(drop)
+        });
+    }
+
+    fn write_kubeconfig(&self, name: &str, user: &Pair) -> PathBuf {
+        let config = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://{}", self.address),
+                "certificate-authority": self.pki.ca_file(),
+            }}],
+            "users": [{"name": "test", "user": {
+                "client-certificate": user.certificate,
+                "client-key": user.key,
+            }}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "current-context": "test",
+        });
+        let path = self.workdir.join(format!("{name}.kubeconfig"));
+        fs::write(&path, config.to_string()).expect("the work directory is writable");
+        path
+    }
+}
+
+/// `--name=path`.
+pub(crate) fn flag(name: &str, path: &Path) -> String {
+    format!("--{name}={}", path.display())
+}
+
+/// A loopback address nobody listens on.
+pub(crate) fn free_address() -> SocketAddr {
+    free_address_on(Ipv4Addr::LOCALHOST)
+}
+
+/// An address with this IP nobody listens on.
+pub(crate) fn free_address_on(ip: Ipv4Addr) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 0)).expect("a port is free");
+    listener
+        .local_addr()
+        .expect("a bound socket has an address")
+}

@@ -1,0 +1,74 @@
+//! kubectl, for everything a person would type.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::tier::tools;
+
+/// kubectl with one kubeconfig.
+#[derive(Debug, Clone)]
+pub(crate) struct Kubectl {
+    kubeconfig: PathBuf,
+    cache: PathBuf,
+}
+
+impl Kubectl {
+    /// kubectl with this kubeconfig; its discovery cache goes into `workdir`.
+    pub(crate) fn new(kubeconfig: &Path, workdir: &Path) -> Self {
+        Self {
+            kubeconfig: kubeconfig.to_owned(),
+            cache: workdir.join("kubectl-cache"),
+        }
+    }
+
+    /// Runs kubectl with `input` as its standard input and gives its standard output.
+    ///
+    /// # Errors
+    /// What kubectl wrote to standard error, if it failed.
+    pub(crate) fn try_run(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        let mut child = Command::new(tools().join("kubectl"))
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECACHEDIR", &self.cache)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("cannot start kubectl: {error}"))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // kubectl may end before it has read everything; then its own message says why.
+            drop(stdin.write_all(input.as_bytes()));
+        }
+        let output = child
+            .wait_with_output()
+            .map_err(|error| error.to_string())?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+    }
+
+    /// Runs kubectl and gives its standard output.
+    ///
+    /// # Panics
+    /// If kubectl failed.
+    #[track_caller]
+    pub(crate) fn run(&self, arguments: &[&str], input: &str) -> String {
+        self.try_run(arguments, input)
+            .unwrap_or_else(|error| panic!("kubectl {}: {error}", arguments.join(" ")))
+    }
+
+    /// Runs kubectl with `-o json` and gives the object.
+    ///
+    /// # Panics
+    /// If kubectl failed.
+    #[track_caller]
+    pub(crate) fn json(&self, arguments: &[&str], input: &str) -> Value {
+        let output = self.run(&[arguments, &["-o", "json"]].concat(), input);
+        serde_json::from_str(&output).expect("kubectl writes JSON when asked to")
+    }
+}

@@ -1,0 +1,99 @@
+//! The list of trials, and how it is run: one cluster, only as large as the chosen trials need.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use libtest_mimic::{Arguments, Trial};
+
+use super::cluster::Cluster;
+use super::tier::{Tier, Tiers, all_required};
+
+/// Trials run at once. Most of their time is waiting for the kubelet, on two cores.
+const THREADS: usize = 6;
+
+type Shared = Arc<OnceLock<Cluster>>;
+
+/// Every trial with its tier.
+pub(crate) struct Trials {
+    cluster: Shared,
+    list: Vec<(Tier, Trial)>,
+}
+
+impl Trials {
+    /// Asks `register` for its trials.
+    pub(crate) fn collect(register: impl FnOnce(&mut Self)) -> Self {
+        let mut trials = Self {
+            cluster: Shared::default(),
+            list: Vec::new(),
+        };
+        register(&mut trials);
+        trials
+    }
+
+    /// A trial that needs only the API server.
+    pub(crate) fn api(&mut self, name: &str, trial: fn(&Cluster)) {
+        self.add(Tier::Api, name, trial);
+    }
+
+    /// A trial that needs a node.
+    pub(crate) fn node(&mut self, name: &str, trial: fn(&Cluster)) {
+        self.add(Tier::Node, name, trial);
+    }
+
+    /// Prints the names, without starting anything.
+    pub(crate) fn list(self, arguments: &Arguments) -> ExitCode {
+        let trials = self.list.into_iter().map(|(_, trial)| trial).collect();
+        libtest_mimic::run(arguments, trials).exit_code()
+    }
+
+    /// Starts the cluster, runs the chosen trials, and says what was skipped.
+    pub(crate) fn run(self, arguments: &Arguments, tiers: &Tiers, workdir: PathBuf) -> ExitCode {
+        let chosen = |tier: Tier| {
+            self.list
+                .iter()
+                .any(|(of, trial)| *of == tier && !arguments.is_filtered_out(trial))
+        };
+        let node = chosen(Tier::Node) && tiers.check(Tier::Node).is_ok();
+        let api = chosen(Tier::Api) && tiers.check(Tier::Api).is_ok();
+        let skipped: Vec<(Tier, &str)> = Tier::ALL
+            .into_iter()
+            .filter(|tier| chosen(*tier))
+            .filter_map(|tier| Some((tier, tiers.check(tier).err()?)))
+            .collect();
+        if node || api {
+            let start = Instant::now();
+            let cluster = Cluster::start(workdir, if node { Tier::Node } else { Tier::Api });
+            println!("cluster up in {:.1} s", start.elapsed().as_secs_f64());
+            assert!(
+                self.cluster.set(cluster).is_ok(),
+                "the cluster is started once"
+            );
+        }
+        let trials = self
+            .list
+            .into_iter()
+            .map(|(tier, trial)| trial.with_ignored_flag(tiers.check(tier).is_err()));
+        let mut arguments = arguments.clone();
+        arguments.test_threads.get_or_insert(THREADS);
+        let conclusion = libtest_mimic::run(&arguments, trials.collect());
+        for (tier, reason) in &skipped {
+            println!("SKIPPED {}: {reason}", tier.name());
+        }
+        if all_required() && !skipped.is_empty() {
+            return ExitCode::FAILURE;
+        }
+        conclusion.exit_code()
+    }
+
+    fn add(&mut self, tier: Tier, name: &str, trial: fn(&Cluster)) {
+        let cluster = Arc::clone(&self.cluster);
+        let run = move || {
+            trial(cluster.get().expect("the cluster runs before any trial"));
+            Ok(())
+        };
+        self.list
+            .push((tier, Trial::test(name, run).with_kind(tier.name())));
+    }
+}

@@ -1,0 +1,42 @@
+//! Waiting for a condition, with a deadline and the last state seen in the failure.
+//!
+//! No test sleeps for a fixed time: whatever has to happen is looked for until it is there.
+
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at. A look costs the API server about 1 ms.
+const LOOK_INTERVAL: Duration = Duration::from_millis(25);
+
+/// A Pod runs in 0.5 s, twenty at once in 3.5 s.
+pub(crate) const HAPPY: Duration = Duration::from_secs(30);
+/// One pull back-off costs 11 to 17 s.
+pub(crate) const ONE_BACK_OFF: Duration = Duration::from_secs(60);
+/// A CronJob waits for the next full minute.
+pub(crate) const CRON_JOB: Duration = Duration::from_secs(100);
+/// The kubelet tries to create a mirror Pod again after up to 90 s.
+pub(crate) const MIRROR: Duration = Duration::from_secs(120);
+
+/// Calls `look` until it gives a value.
+///
+/// # Panics
+/// At the deadline; the message names what was waited for and what was last seen instead.
+#[track_caller]
+pub(crate) fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<T, String>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        match look() {
+            Ok(value) => return value,
+            Err(seen) if start.elapsed() >= limit => {
+                panic!(
+                    "{what}: not within {} s; last seen: {seen}",
+                    limit.as_secs()
+                )
+            }
+            Err(_) => std::thread::sleep(LOOK_INTERVAL),
+        }
+    }
+}

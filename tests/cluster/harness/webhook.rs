@@ -1,0 +1,264 @@
+//! The program under test as a running webhook, and how webhooks are made known to the API server.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use super::cluster::Cluster;
+use super::control_plane::{free_address, free_address_on};
+use super::namespace::Namespace;
+use super::process::Process;
+use super::sandbox;
+use super::wait::wait_for;
+
+/// pullpass is ready a fraction of a second after its start.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// Name of pullpass's webhook inside its configuration.
+pub(crate) const WEBHOOK: &str = "pods.pullpass.dev";
+/// Namespace of the Services that lead to webhooks.
+pub(crate) const WEBHOOKS: &str = "webhooks";
+/// Seconds that the API server waits for an answer.
+const TIMEOUT_S: u32 = 5;
+
+/// How the API server reaches a webhook.
+#[derive(Debug, Clone)]
+pub(crate) enum Reach {
+    /// By URL.
+    Url(String),
+    /// Through this Service of namespace `webhooks`, port 443.
+    Service(String),
+}
+
+/// One webhook and the namespaces it is for.
+#[derive(Debug, Clone)]
+pub(crate) struct Registration {
+    /// Name of the configuration: webhooks are called in the order of these names.
+    pub(crate) name: String,
+    /// Name of the webhook in it.
+    pub(crate) webhook: String,
+    /// Namespaces labelled `pullpass-test: <group>`.
+    pub(crate) group: String,
+    /// How it is reached.
+    pub(crate) reach: Reach,
+}
+
+impl Registration {
+    /// A configuration like the one that is shipped, for the namespaces of `group`.
+    pub(crate) fn pullpass(group: &str, reach: Reach) -> Self {
+        let (name, webhook) = (format!("pullpass-{group}"), WEBHOOK.to_owned());
+        Self {
+            name,
+            webhook,
+            group: group.to_owned(),
+            reach,
+        }
+    }
+
+    /// Creates the configuration.
+    pub(crate) fn create(&self, cluster: &Cluster) {
+        self.create_for(cluster, &["CREATE"], &["pods"]);
+    }
+
+    /// Creates the configuration for other operations and resources than it should have.
+    pub(crate) fn create_for(&self, cluster: &Cluster, operations: &[&str], resources: &[&str]) {
+        let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+        let mut object = self.configuration(cluster);
+        let rule = &mut object["webhooks"][0]["rules"][0];
+        rule["operations"] = json!(operations);
+        rule["resources"] = json!(resources);
+        cluster.api.post(path, &object).expect("the name is new");
+    }
+
+    fn configuration(&self, cluster: &Cluster) -> Value {
+        let mut client = match &self.reach {
+            Reach::Url(url) => json!({"url": url}),
+            Reach::Service(name) => {
+                json!({"service": {"namespace": WEBHOOKS, "name": name, "path": "/mutate"}})
+            }
+        };
+        client["caBundle"] = json!(BASE64_STANDARD.encode(cluster.ca_pem()));
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": self.name},
+            "webhooks": [{
+                "name": self.webhook,
+                "clientConfig": client,
+                "rules": [{
+                    "operations": ["CREATE"],
+                    "apiGroups": [""],
+                    "apiVersions": ["v1"],
+                    "resources": ["pods"],
+                    "scope": "Namespaced",
+                }],
+                "namespaceSelector": {"matchLabels": {"pullpass-test": self.group}},
+                "admissionReviewVersions": ["v1"],
+                "sideEffects": "None",
+                "matchPolicy": "Equivalent",
+                "reinvocationPolicy": "IfNeeded",
+                "failurePolicy": "Ignore",
+                "timeoutSeconds": TIMEOUT_S,
+            }],
+        })
+    }
+}
+
+/// A pullpass webhook that serves one trial: the program under test, registered by URL, and the pull
+/// secrets it hands out.
+pub(crate) struct Injection<'a> {
+    /// The program.
+    pub(crate) pullpass: Pullpass,
+    /// Its namespaces carry this value of the label `pullpass-test`.
+    pub(crate) group: String,
+    secrets: Vec<Value>,
+    cluster: &'a Cluster,
+}
+
+impl<'a> Injection<'a> {
+    /// Starts pullpass with these rules and Secrets and makes it known to the API server.
+    pub(crate) fn start(cluster: &'a Cluster, rules: &str, secrets: &[Value]) -> Self {
+        let group = cluster.unique("group");
+        let pullpass = Pullpass::start(cluster, Ipv4Addr::LOCALHOST, rules, secrets);
+        Registration::pullpass(&group, Reach::Url(pullpass.url())).create(cluster);
+        Self {
+            pullpass,
+            group,
+            secrets: secrets.to_vec(),
+            cluster,
+        }
+    }
+
+    /// Starts pullpass with one rule without patterns: each of these Secrets is injected, in this
+    /// order, where it covers an image.
+    pub(crate) fn covering(cluster: &'a Cluster, secrets: &[Value]) -> Self {
+        let names: Vec<&Value> = secrets
+            .iter()
+            .map(|secret| &secret["metadata"]["name"])
+            .collect();
+        let entries: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+        let rules = json!({
+            "apiVersion": "pullpass.dev/v1alpha1",
+            "kind": "PullRules",
+            "pullSecrets": entries,
+            "rules": [{"name": "covered", "pullSecrets": names}],
+        });
+        Self::start(cluster, &rules.to_string(), secrets)
+    }
+
+    /// A new namespace whose Pods pullpass sees, with the Secrets it hands out.
+    pub(crate) fn namespace(&self, prefix: &str) -> Namespace<'a> {
+        self.namespace_labelled(&self.cluster.unique(prefix), &json!({}))
+    }
+
+    /// The same with exactly this name, and with these labels besides its own.
+    pub(crate) fn namespace_labelled(&self, name: &str, labels: &Value) -> Namespace<'a> {
+        let mut labels = labels.clone();
+        labels["pullpass-test"] = json!(self.group);
+        let namespace = Namespace::create_labelled(self.cluster, name, &labels);
+        namespace.create_objects("secrets", &self.secrets);
+        namespace
+    }
+}
+
+/// The program under test, running as `pullpass webhook`. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Pullpass {
+    process: Process,
+    address: SocketAddr,
+    probes: SocketAddr,
+}
+
+impl Pullpass {
+    /// Starts it on `ip` and waits until it says that it is ready.
+    pub(crate) fn start(cluster: &Cluster, ip: Ipv4Addr, rules: &str, secrets: &[Value]) -> Self {
+        let directory = cluster.directory("pullpass");
+        let write = |name: &str, text: &str| {
+            let path = directory.join(name);
+            fs::write(&path, text).expect("the work directory is writable");
+            path
+        };
+        let certificate = cluster.webhook_certificate();
+        let (address, probes) = (free_address_on(ip), free_address());
+        let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
+        command
+            .args(["webhook", "--log-level", "debug"])
+            .args([
+                "--addr",
+                &address.to_string(),
+                "--probe-addr",
+                &probes.to_string(),
+            ])
+            .arg("--rules")
+            .arg(write("rules.yaml", rules))
+            .arg("--tls-cert")
+            .arg(certificate.certificate)
+            .arg("--tls-key")
+            .arg(certificate.key);
+        for (index, secret) in secrets.iter().enumerate() {
+            let path = write(&format!("secret-{index}.yaml"), &secret.to_string());
+            command.arg("--pull-secret").arg(path);
+        }
+        let name = cluster.unique("pullpass");
+        let process = Process::start(&name, &mut command, cluster.logs());
+        let pullpass = Self {
+            process,
+            address,
+            probes,
+        };
+        wait_for("pullpass is ready", READY_LIMIT, || {
+            pullpass.process.check_running()?;
+            pullpass.probe("/readyz").map(drop)
+        });
+        pullpass
+    }
+
+    /// Where the API server reaches it.
+    pub(crate) fn url(&self) -> String {
+        format!("https://{}/mutate", self.address)
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// How many reviews were answered for this reason, by its own count.
+    pub(crate) fn answered(&self, reason: &str) -> f64 {
+        let metrics = self
+            .probe("/metrics")
+            .unwrap_or_else(|error| panic!("no metrics: {error}"));
+        let reason = format!("reason=\"{reason}\"}} ");
+        let counts = metrics
+            .lines()
+            .filter(|line| line.starts_with("pullpass_admission_requests_total{"))
+            .filter_map(|line| line.split_once(&reason)?.1.parse::<f64>().ok());
+        counts.sum()
+    }
+
+    /// What a path of the probe port answers.
+    ///
+    /// # Errors
+    /// Any answer but 200.
+    fn probe(&self, path: &str) -> Result<String, String> {
+        let exchange = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(self.probes)?;
+            stream.set_read_timeout(Some(READY_LIMIT))?;
+            write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let answer = exchange().map_err(|error| error.to_string())?;
+        match answer.split_once("\r\n\r\n") {
+            Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
+            _ => Err(answer),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Images: one busybox that sleeps unless a Pod gives it another command, with a fresh digest for every push, so that an image
+//! the node has already never hides that a password was not needed.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::harness::sandbox::run;
+use crate::harness::tier::tools;
+
+/// The one open registry that images are pushed to.
+#[derive(Debug)]
+pub(crate) struct Images {
+    registry: String,
+    counter: AtomicU32,
+}
+
+impl Images {
+    /// Makes the layer that all images share and pushes it to `registry`.
+    pub(crate) fn create(registry: &str, at: &Path) -> Self {
+        let layer = at.join("layer.tar");
+        write_layer(&at.join("root"), &layer);
+        let images = Self {
+            registry: registry.to_owned(),
+            counter: AtomicU32::new(0),
+        };
+        let layer = layer.to_string_lossy();
+        crane(&["append", "--new_layer", &layer, "--new_tag", &images.base()]);
+        images.push("pause", "1");
+        images
+    }
+
+    /// The image of every Pod's sandbox.
+    pub(crate) fn pause(&self) -> String {
+        format!("{}/pause:1", self.registry)
+    }
+
+    /// A tag that no other call gets.
+    pub(crate) fn unique_tag(&self) -> String {
+        format!("v{}", self.next())
+    }
+
+    /// Pushes an image that differs from every other one. Its program sleeps for ever.
+    pub(crate) fn push(&self, repository: &str, tag: &str) {
+        let architecture = match std::env::consts::ARCH {
+            "aarch64" => "arm64",
+            "x86_64" => "amd64",
+            other => other,
+        };
+        crane(&[
+            "mutate",
+            &self.base(),
+            "--entrypoint",
+            "/bin/busybox,sleep,1000000",
+            "--set-platform",
+            &format!("linux/{architecture}"),
+            "--label",
+            &format!("push={}", self.next()),
+            "--tag",
+            &format!("{}/{repository}:{tag}", self.registry),
+        ]);
+    }
+
+    fn base(&self) -> String {
+        format!("{}/base:1", self.registry)
+    }
+
+    fn next(&self) -> u32 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A root with busybox, the few names of it that tests use, and the directories a runtime mounts on.
+fn write_layer(root: &Path, layer: &Path) {
+    for directory in ["bin", "etc", "dev", "proc", "sys", "tmp"] {
+        fs::create_dir_all(root.join(directory)).expect("the work directory is writable");
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let busybox = std::env::split_paths(&path).map(|path| path.join("busybox"));
+    let busybox = busybox
+        .into_iter()
+        .find(|path| path.is_file())
+        .expect("the tier was checked");
+    fs::copy(busybox, root.join("bin/busybox")).expect("busybox can be read");
+    for name in ["cat", "echo", "ls", "sh", "sleep"] {
+        symlink("busybox", root.join("bin").join(name)).expect("the work directory is writable");
+    }
+    run(
+        "tar",
+        &[
+            "-C",
+            &root.to_string_lossy(),
+            "-cf",
+            &layer.to_string_lossy(),
+            ".",
+        ],
+    );
+}
+
+fn crane(arguments: &[&str]) {
+    run(&tools().join("crane").to_string_lossy(), arguments);
+}

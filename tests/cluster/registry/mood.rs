@@ -1,0 +1,94 @@
+//! A registry in a bad mood: a proxy that lets named users through to a real registry and answers
+//! those who come without a name with 429, 401, 403 or 404.
+//!
+//! Registries know their callers by tokens; one without a subject was given to nobody in particular.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::TcpStream;
+
+use crate::harness::serve::{Server, serve_connections};
+
+/// Larger than any head a client sends: tokens are the largest part, about 2 KiB.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// A running proxy.
+#[derive(Debug)]
+pub(crate) struct MoodProxy {
+    server: Server,
+}
+
+impl MoodProxy {
+    /// Starts a proxy to the registry at `upstream` that answers anonymous pulls with `status`.
+    pub(crate) fn start(upstream: SocketAddr, status: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let handle = move |stream| async move {
+            // A client that breaks off is its own affair.
+            drop(relay(stream, upstream, status).await);
+        };
+        Self {
+            server: serve_connections(listener, handle),
+        }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+}
+
+/// Handles the one request of a connection: each answer closes it.
+async fn relay(mut client: TcpStream, upstream: SocketAddr, status: u16) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end;
+        }
+        if bytes.len() > HEAD_BYTES_MAX || client.read_buf(&mut bytes).await? == 0 {
+            return Ok(());
+        }
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    if is_anonymous(&head) {
+        let reason = StatusCode::from_u16(status)
+            .ok()
+            .and_then(|status| status.canonical_reason());
+        let answer = format!(
+            "HTTP/1.1 {status} {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            reason.unwrap_or_default()
+        );
+        return client.write_all(answer.as_bytes()).await;
+    }
+    let mut registry = TcpStream::connect(upstream).await?;
+    let lines = head
+        .lines()
+        .filter(|line| !line.to_ascii_lowercase().starts_with("connection:"));
+    let head = lines.collect::<Vec<_>>().join("\r\n");
+    registry
+        .write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes())
+        .await?;
+    registry.write_all(&bytes[end + 4..]).await?;
+    copy_bidirectional(&mut client, &mut registry).await?;
+    Ok(())
+}
+
+/// Whether the request carries a token that was given to nobody in particular. One without any token
+/// goes through: the registry then says where tokens are to be had.
+fn is_anonymous(head: &str) -> bool {
+    let token = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("authorization")
+            .then(|| value.strip_prefix("Bearer "))?
+    });
+    let Some(claims) = token.and_then(|token| token.split('.').nth(1)) else {
+        return false;
+    };
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap_or_default();
+    let claims: Value = serde_json::from_slice(&claims).unwrap_or_default();
+    claims["sub"].as_str().is_none_or(str::is_empty)
+}

@@ -1,0 +1,38 @@
+//! The scenarios, one file for each subject.
+
+mod capture;
+mod controls;
+mod corpus;
+mod failures;
+mod injection;
+mod lists;
+mod literal;
+mod pods;
+mod reach;
+mod workloads;
+
+use crate::harness::trials::Trials;
+
+/// Injects `alpha` by pattern, so that no credential has to be known: for trials of the API server.
+const RULES: &str = "
+apiVersion: pullpass.dev/v1alpha1
+kind: PullRules
+pullSecrets: [{name: alpha}]
+rules: [{name: registry, images: [registry.example.com], pullSecrets: [alpha]}]
+";
+/// An image that [`RULES`] covers.
+const IMAGE: &str = "registry.example.com/team/app:v1";
+
+/// Every trial. The order is the order of their start, so those that wait longest come first.
+pub(crate) fn register(trials: &mut Trials) {
+    workloads::register(trials);
+    injection::register(trials);
+    pods::register(trials);
+    controls::register(trials);
+    literal::register(trials);
+    reach::register(trials);
+    failures::register(trials);
+    lists::register(trials);
+    corpus::register(trials);
+    capture::register(trials);
+}

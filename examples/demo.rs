@@ -3,8 +3,13 @@
 //! Starts the binary given as the first argument with `examples/rules.yaml` and the certificate that
 //! it makes in memory, sends it the AdmissionReviews of `examples/reviews`, which an API server sent
 //! once, prints image → rule → secret and the patched list, and stops it.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a JSON value that is not there is null"
+)]
 
 use std::error::Error;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -22,6 +27,10 @@ use tokio::net::TcpStream;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
+/// The rules that the demo runs with.
+const RULES: &str = "examples/rules.yaml";
+/// The one credential that the demo knows the registry keys of.
+const PULL_SECRET: &str = "examples/pull-secrets/harbor.yaml";
 /// How long the webhook may take to become ready on a slow machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -77,8 +86,11 @@ async fn run() -> Outcome<()> {
     let mut patched = 0;
     for path in reviews {
         let body = std::fs::read(&path)?;
-        let answer = post(&mut connection, body.clone()).await?;
-        patched += usize::from(show(&path, &serde_json::from_slice(&body)?, &answer)?);
+        let review = serde_json::from_slice(&body)?;
+        let explanation = explain(&pullpass, &review, directory.path())?;
+        let answer = post(&mut connection, body).await?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        patched += usize::from(show(&name, &review, &explanation, &answer)?);
     }
     webhook.stop()?;
     if patched == 0 {
@@ -91,49 +103,99 @@ async fn run() -> Outcome<()> {
 }
 
 /// Prints one review and its answer; whether the Pod was patched.
-fn show(path: &Path, review: &Value, answer: &Value) -> Outcome<bool> {
+fn show(name: &str, review: &Value, explanation: &Value, answer: &Value) -> Outcome<bool> {
     let pod = &review["request"]["object"];
     let response = &answer["response"];
     if response["uid"] != review["request"]["uid"] || response["allowed"] != true {
         return Err(format!("unexpected answer: {answer}").into());
     }
-    let bytes = std::fs::metadata(path)?.len();
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    say(&format!("{name} ({bytes} bytes)"));
-    for list in ["initContainers", "containers"] {
-        for container in pod["spec"][list].as_array().into_iter().flatten() {
-            say(&format!(
-                "  image   {}",
-                container["image"].as_str().unwrap_or_default()
-            ));
-        }
+    say(&format!(
+        "{name}: a Pod in namespace {}",
+        text(&review["request"]["namespace"])
+    ));
+    for image in items(&explanation["images"]) {
+        let reasons = reasons(explanation, &image["name"]);
+        let arrow = if reasons.is_empty() {
+            "no rule".to_owned()
+        } else {
+            reasons.join(", ")
+        };
+        say(&format!("  {}\n    -> {arrow}", text(&image["image"])));
     }
     let Some(patch) = response["patch"].as_str() else {
-        say("  no rule wants a secret: allowed without a patch\n");
+        say("  allowed without a patch\n");
         return Ok(false);
     };
-    let said = |key: &str| {
-        response["auditAnnotations"][key]
-            .as_str()
-            .unwrap_or("-")
-            .to_owned()
-    };
-    say(&format!(
-        "  rule    {}\n  secret  {}",
-        said("rules"),
-        said("pull-secrets")
-    ));
     let patch = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, patch)?;
     let mut patched = pod.clone();
     json_patch::patch(
         &mut patched,
         &serde_json::from_slice::<json_patch::Patch>(&patch)?,
     )?;
+    say(&format!("  imagePullSecrets before: {}", pull_secrets(pod)));
     say(&format!(
-        "  spec.imagePullSecrets: {}\n",
-        patched["spec"]["imagePullSecrets"]
+        "  imagePullSecrets after:  {}\n",
+        pull_secrets(&patched)
     ));
     Ok(true)
+}
+
+/// `rule RULE -> secret SECRET` for each rule that adds a secret because of this image.
+fn reasons(explanation: &Value, image: &Value) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for rule in items(&explanation["rules"]).filter(|rule| rule["outcome"] == "adds") {
+        let by_pattern = items(&rule["images"])
+            .any(|report| report["name"] == *image && !report["pattern"].is_null());
+        for secret in items(&rule["pull_secrets"]).filter(|secret| secret["verdict"] == "added") {
+            let by_key = items(&rule["images"]).next().is_none()
+                && items(&secret["keys"]).any(|key| key["name"] == *image && !key["key"].is_null());
+            if by_pattern || by_key {
+                let (rule, secret) = (text(&rule["name"]), text(&secret["secret_name"]));
+                reasons.push(format!("rule {rule} -> secret {secret}"));
+            }
+        }
+    }
+    reasons
+}
+
+/// The names in the Pod's list.
+fn pull_secrets(pod: &Value) -> String {
+    let names: Vec<_> = items(&pod["spec"]["imagePullSecrets"])
+        .map(|entry| text(&entry["name"]))
+        .collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// What `pullpass explain` says of the Pod in a review.
+fn explain(pullpass: &str, review: &Value, directory: &Path) -> Outcome<Value> {
+    let pod = directory.join("pod.json");
+    std::fs::write(&pod, review["request"]["object"].to_string())?;
+    let output = Command::new(pullpass)
+        .args([
+            "explain",
+            "-r",
+            RULES,
+            "--pull-secret",
+            PULL_SECRET,
+            "-o",
+            "json",
+        ])
+        .args(["--namespace", text(&review["request"]["namespace"]), "-f"])
+        .arg(&pod)
+        .output()?;
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 /// The child process; killed if the demo fails half-way.
@@ -234,7 +296,7 @@ async fn post(connection: &mut Connection, body: Vec<u8>) -> Outcome<Value> {
     Ok(serde_json::from_slice(&body)?)
 }
 
-#[expect(clippy::print_stdout, reason = "the demo is what it prints")]
+/// Prints a line; a reader that has gone away is no reason to fail.
 fn say(text: &str) {
-    println!("{text}");
+    drop(writeln!(std::io::stdout(), "{text}"));
 }

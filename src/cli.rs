@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, thin. Exit code 0 is fine, 1 means findings, 2 wrong
 //! usage or a file that cannot be read.
 
+mod check;
 mod completion;
 mod explain;
 mod input;
@@ -28,7 +29,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Webhook(webhook::Args),
+    Webhook(webhook::WebhookArgs),
+    Check(check::CheckArgs),
     Mutate(mutate::MutateArgs),
     Explain(explain::ExplainArgs),
     Test(test::TestArgs),
@@ -76,6 +78,7 @@ pub fn run() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Webhook(args) => return webhook::run(args),
+        Command::Check(args) => check::run(&args),
         Command::Mutate(args) => mutate::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),

@@ -14,8 +14,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 /// The arguments that choose how to log.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Logging")]
-#[group(skip)]
-pub struct Args {
+pub struct LogArgs {
     /// How log lines look
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
     pub log_format: Format,
@@ -64,7 +63,7 @@ impl Level {
 ///
 /// # Errors
 /// If the process has a logger already.
-pub fn init(args: &Args) -> Result<(), TryInitError> {
+pub fn init(args: &LogArgs) -> Result<(), TryInitError> {
     // Libraries log requests of their own at debug; they are heard when something is wrong.
     let ours = args.log_level.filter();
     let filter = Targets::new()

@@ -233,7 +233,7 @@ fn feed_certificates(feeders: &mut JoinSet<()>, webhook: &Webhook) {
         }
         CertificateSource::InMemory { names, ca_out } => {
             feeders.spawn_blocking(move || {
-                certificate::in_memory(&certificates, &names, ca_out.as_ref());
+                certificate::in_memory(&certificates, &names, ca_out.as_deref());
             });
         }
     }
@@ -245,7 +245,7 @@ fn feed_rules(feeders: &mut JoinSet<()>, webhook: &Webhook, store: Arc<ServingSt
         rules: webhook.config.rules.clone(),
         manifests: webhook.config.pull_secrets.clone(),
         namespaces: Namespaces::Fixed(Arc::new(webhook.config.namespace_labels.clone())),
-        rules_condition: readiness.condition("rules", "not loaded yet"),
+        rules_condition: readiness.condition("rules", "not in use yet"),
         manifests_condition: readiness.condition("pull secrets", "not read yet"),
     };
     let files = RulesFiles::new(config, store, webhook.metrics.clone());

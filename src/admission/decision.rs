@@ -36,7 +36,7 @@ pub struct Decision<'s> {
     pub shadow: SmallVec<[&'s str; 8]>,
     /// Rules that added a name to either list, in order.
     pub rules: SmallVec<[(RuleId, Mode); 8]>,
-    /// What the user can act on.
+    /// What the user can act on; nothing about rules in Shadow mode, which users should not notice.
     pub warnings: Vec<Warning<'s>>,
     /// The Pod has no list yet, so the patch makes one.
     pub list_is_empty: bool,
@@ -257,7 +257,8 @@ impl<'s> Decision<'s> {
             };
             let name = &*entry.secret_name;
             let verdict = context.verdict(secret);
-            if let Some(warning) = verdict.warning(name) {
+            let may_warn = rule.mode == Mode::Enforce;
+            if let Some(warning) = verdict.warning(name).filter(|_| may_warn) {
                 self.warn(warning);
             }
             if !verdict.is_injected() {
@@ -272,7 +273,9 @@ impl<'s> Decision<'s> {
                 names.push(name);
                 added = true;
             }
-            if let Some(image) = context.image_without_key(rule, secret, hits) {
+            if let Some(image) = context.image_without_key(rule, secret, hits)
+                && may_warn
+            {
                 self.warn(Warning::NoKey {
                     secret: name,
                     image: image.to_string(),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::credential::docker_config::redacted;
 use crate::image::{DOCKER_HUB, ImageRef};
 use crate::index::State;
-use crate::rules::{Mode, PullSecret, Rule, RuleId, SecretId};
+use crate::rules::{Mode, PullSecret, RegistryPattern, Rule, RuleId, RulesConfig, SecretId};
 use crate::snapshot::Snapshot;
 
 use super::decision::{Context, Hit, Reason, RuleMiss, Verdict, Wanted, decide_pod, skip_reason};
@@ -67,7 +67,7 @@ pub struct RuleReport {
     pub mode: &'static str,
     /// What it does for the Pod.
     pub outcome: Outcome,
-    /// Why it does not apply.
+    /// Why it does not apply, or why none of its patterns counts.
     pub why_not: Option<String>,
     /// The Pod's readable images beside the rule's patterns; none where it does not apply, or has no
     /// `images`.
@@ -119,7 +119,7 @@ pub struct SecretReport {
     /// Whether anything is known about its payload.
     pub is_known: bool,
     /// Which key covers which of the images that the rule's patterns match, or of all images if it
-    /// has no `images`; none where nothing is known.
+    /// has no `images`; none where nothing is known, or the payload is unusable.
     pub keys: Vec<KeyReport>,
 }
 
@@ -144,7 +144,14 @@ impl SecretReport {
 }
 
 /// Explains the decision for one Pod that is about to be created.
-pub fn explain(namespace: &str, pod: &PodView<'_>, snapshot: &Snapshot) -> Explanation {
+///
+/// `config` is what the snapshot's rules were compiled from: their patterns are shown as written.
+pub fn explain(
+    namespace: &str,
+    pod: &PodView<'_>,
+    snapshot: &Snapshot,
+    config: &RulesConfig,
+) -> Explanation {
     let decision = decide_pod(namespace, pod, snapshot);
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
     let mut explanation = Explanation {
@@ -163,7 +170,7 @@ pub fn explain(namespace: &str, pod: &PodView<'_>, snapshot: &Snapshot) -> Expla
         conclusion: String::new(),
     };
     if skip_reason(pod).is_none() {
-        explanation.rules = Asker::new(namespace, pod, snapshot).rules();
+        explanation.rules = Asker::new(namespace, pod, snapshot).rules(config);
     }
     explanation.conclusion = explanation.conclude(decision.reason);
     explanation
@@ -207,13 +214,6 @@ fn short_name_hint(image: &str, parsed: &ImageRef<'_>) -> Option<String> {
 impl Explanation {
     fn conclude(&self, reason: Reason) -> String {
         let shadow = self.shadow.join(", ");
-        let refused = self.rules.iter().flat_map(|rule| &rule.pull_secrets);
-        let mut refused: Vec<_> = refused
-            .filter(|secret| secret.verdict.is_some())
-            .map(|secret| &*secret.secret_name)
-            .collect();
-        refused.dedup();
-        let refused = refused.join(", ");
         match reason {
             Reason::Injected => {
                 let mut text = format!("added: {}", self.inject.join(", "));
@@ -228,11 +228,13 @@ impl Explanation {
                 "nothing is added: the Pod has every pull secret that a rule wants".to_owned()
             }
             Reason::NotPermitted => format!(
-                "nothing is added: namespace \"{}\" may not hold {refused}",
-                self.namespace
+                "nothing is added: namespace \"{}\" may not hold {}",
+                self.namespace,
+                self.names_of(&[Verdict::NotPermitted])
             ),
             Reason::Unusable => format!(
-                "nothing is added: the kubelet cannot decode {refused}, and would then pull no image of the Pod"
+                "nothing is added: no kubelet can use {}",
+                self.names_of(&[Verdict::Unusable, Verdict::UndecodableHere])
             ),
             Reason::StrictServiceAccount => "nothing is added: the ServiceAccount enforces mountable secrets, and the API server would refuse the Pod".to_owned(),
             Reason::MirrorPod => "nothing is added: a mirror Pod may not name Secrets".to_owned(),
@@ -245,6 +247,51 @@ impl Explanation {
             Reason::NotPodCreate => "nothing is added: not the creation of a Pod".to_owned(),
         }
     }
+}
+
+impl Explanation {
+    /// The Secrets with one of these verdicts, each once.
+    fn names_of(&self, verdicts: &[Verdict]) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for secret in self.rules.iter().flat_map(|rule| &rule.pull_secrets) {
+            let name = &*secret.secret_name;
+            let is_one = verdicts
+                .iter()
+                .any(|verdict| secret.verdict == Some(verdict.as_str()));
+            if is_one && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names.join(", ")
+    }
+}
+
+/// Most patterns or keys that one sentence lists.
+const LISTED_MAX: usize = 3;
+
+/// `` `a`, `b` and 7 more ``.
+fn listed<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> String {
+    let quoted: Vec<_> = texts
+        .clone()
+        .take(LISTED_MAX)
+        .map(|text| format!("`{text}`"))
+        .collect();
+    let list = quoted.join(", ");
+    match texts.count().saturating_sub(LISTED_MAX) {
+        0 => list,
+        more => format!("{list} and {more} more"),
+    }
+}
+
+/// Why no image counts for a rule with these patterns.
+fn no_match(images: &[PatternReport], patterns: &[RegistryPattern]) -> String {
+    if images.iter().any(|image| image.pattern.is_some()) {
+        return "every image that matches is excluded".to_owned();
+    }
+    format!(
+        "no image matches {}",
+        listed(patterns.iter().map(RegistryPattern::as_str))
+    )
 }
 
 /// One Pod beside one snapshot.
@@ -263,14 +310,19 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
         }
     }
 
-    fn rules(&self) -> Vec<RuleReport> {
+    fn rules(&self, config: &RulesConfig) -> Vec<RuleReport> {
         let hits = self.context.hits();
         let mut rest = &*hits;
         let mut reports = Vec::new();
-        for (id, rule) in (0..).map(RuleId).zip(self.snapshot.ruleset().rules()) {
+        let rules = self.snapshot.ruleset().rules().iter().zip(&config.rules);
+        for (id, (rule, written)) in (0..).map(RuleId).zip(rules) {
             let own;
             (own, rest) = rest.split_at(rest.partition_point(|hit| hit.0 <= id));
-            reports.push(self.rule(id, rule, own));
+            let mut report = self.rule(id, rule, own);
+            if let (Outcome::WantsNothing, Some(patterns)) = (report.outcome, &written.images) {
+                report.why_not = Some(no_match(&report.images, patterns));
+            }
+            reports.push(report);
         }
         reports
     }
@@ -402,9 +454,7 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
                 None => "not permitted".to_owned(),
             },
             Verdict::Unusable => match self.unusable(secret) {
-                Some(reason) => {
-                    format!("left out, because the kubelet would pull no image with it: {reason}")
-                }
+                Some(reason) => format!("left out, unusable: {reason}"),
                 None => "left out".to_owned(),
             },
             Verdict::UndecodableHere => format!(
@@ -438,7 +488,19 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
                 let pattern = self.snapshot.ruleset().excluding_pattern(id, image)?;
                 Some(format!("{image} is excluded by `{pattern}`"))
             });
-        excluded.unwrap_or_else(|| "none of its keys covers an image".to_owned())
+        excluded.unwrap_or_else(|| {
+            let keys: Vec<_> = self
+                .snapshot
+                .coverage(secret)
+                .into_iter()
+                .flat_map(|coverage| coverage.keyring.keys())
+                .map(redacted)
+                .collect();
+            format!(
+                "no image is covered by {}",
+                listed(keys.iter().map(|key| &**key))
+            )
+        })
     }
 
     fn unusable(&self, secret: SecretId) -> Option<&'s str> {
@@ -453,6 +515,9 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
         let Some(coverage) = self.snapshot.coverage(secret) else {
             return Vec::new();
         };
+        if self.unusable(secret).is_some() {
+            return Vec::new();
+        }
         let report = |image: &ImageRef<'_>| {
             let key = coverage.keyring.covering_key(image).map(redacted);
             let lookup = coverage.keyring.lookup(image);

@@ -130,7 +130,7 @@ impl Explained {
         let bytes = serde_json::to_vec(&source.pod).map_err(io::Error::from)?;
         let pod = PodView::parse(&bytes).map_err(io::Error::from)?;
         Ok(Self {
-            explanation: explain(namespace, &pod, &offline.snapshot),
+            explanation: explain(namespace, &pod, &offline.snapshot, &offline.config),
             kind: source.kind,
             name: source.name,
         })

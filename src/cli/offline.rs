@@ -45,9 +45,10 @@ pub(super) struct SurroundingsArgs {
 /// Where `kubectl create` puts what names no namespace.
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
 
-/// Compiled rules, with what is known around them.
+/// Rules as written and as compiled, with what is known around them.
 #[derive(Debug)]
 pub(super) struct Offline {
+    pub(super) config: RulesConfig,
     pub(super) snapshot: Snapshot,
     /// Namespace of Pods that do not name one.
     pub(super) namespace: String,
@@ -66,6 +67,7 @@ impl OfflineArgs {
                 Namespaces::Fixed(Arc::new(labels.collect())),
                 1,
             ),
+            config,
             namespace: self.surroundings.namespace.clone(),
         })
     }

@@ -22,7 +22,7 @@ const WORKER_THREADS_MAX: usize = 4;
 /// ones. SIGTERM drains, a second one ends at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(super) struct Args {
+pub(super) struct WebhookArgs {
     /// The rules
     #[arg(short, long, value_name = "FILE")]
     rules: PathBuf,
@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[command(flatten)]
     tls: TlsArgs,
     #[command(flatten)]
-    logging: logging::Args,
+    logging: logging::LogArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,6 @@ Examples:
 
   pullpass webhook --rules rules.yaml --pull-secret harbor.yaml --tls-cert tls.crt --tls-key tls.key";
 
-/// Reads a label from the command line.
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=');
     let pair = pair.filter(|(key, _)| !key.is_empty());
@@ -79,8 +78,8 @@ pub(super) fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-impl From<Args> for Config {
-    fn from(args: Args) -> Self {
+impl From<WebhookArgs> for Config {
+    fn from(args: WebhookArgs) -> Self {
         let certificate = match (args.tls.tls_cert, args.tls.tls_key) {
             (Some(certificate), Some(key)) => CertificateSource::Files { certificate, key },
             _ => CertificateSource::InMemory {
@@ -104,7 +103,7 @@ impl From<Args> for Config {
 }
 
 /// Runs until a signal ends it. Exit code 0 after a drain, 2 if it could not start.
-pub(super) fn run(args: Args) -> ExitCode {
+pub(super) fn run(args: WebhookArgs) -> ExitCode {
     let outcome = logging::init(&args.logging)
         .map_err(Into::into)
         .and_then(|()| serve(args.into()));
@@ -149,7 +148,7 @@ mod tests {
     #[derive(clap::Parser)]
     struct Line {
         #[command(flatten)]
-        args: Args,
+        args: WebhookArgs,
     }
 
     fn parse(line: &str) -> Result<Config, clap::Error> {

@@ -88,6 +88,11 @@ impl Keyring {
         }))
     }
 
+    /// The raw keys that the kubelet does not ignore, in its order; they may carry user info.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(CompiledKey::raw)
+    }
+
     /// All keys that the kubelet would use for `image`, in its order (allocates; for people).
     ///
     /// Raw keys with the same index key come in the order given; the kubelet's own order among those

@@ -182,13 +182,25 @@ pub fn load(text: &str) -> Result<RulesConfig, Diagnostics> {
     }
 }
 
+/// The error of a text that has more than [`FILE_RULES_BYTES_MAX`] bytes: what [`load`] says, for
+/// those who would not read all of it.
+pub fn too_large() -> Diagnostics {
+    let mut findings = Findings::new("");
+    findings.push(over_limit());
+    findings.into_diagnostics().unwrap_or_default()
+}
+
+fn over_limit() -> Diagnostic {
+    let message = format!(
+        "the rules text has more than {FILE_RULES_BYTES_MAX} bytes (`FILE_RULES_BYTES_MAX`)"
+    );
+    Diagnostic::new(0..0, message).help("cover more images with fewer patterns")
+}
+
 /// What can be read of `text`; worth something only without findings.
 fn read(text: &str, findings: &mut Findings<'_>) -> RulesConfig {
     if text.len() > FILE_RULES_BYTES_MAX {
-        let message = format!(
-            "the rules text has more than {FILE_RULES_BYTES_MAX} bytes (`FILE_RULES_BYTES_MAX`)"
-        );
-        findings.push(Diagnostic::new(0..0, message).help("cover more images with fewer patterns"));
+        findings.push(over_limit());
         return RulesConfig::default();
     }
     match Tree::parse(text) {

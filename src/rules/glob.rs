@@ -40,7 +40,26 @@ pub(super) fn covers(outer: &str, inner: &str) -> bool {
 
 /// Whether some text matches both. Exact.
 pub(super) fn intersects(a: &str, b: &str) -> bool {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
+    // Most globs differ before their first `*` or after their last one.
+    while let ([x, a_rest @ ..], [y, b_rest @ ..]) = (a, b)
+        && *x != b'*'
+        && *y != b'*'
+    {
+        if x != y {
+            return false;
+        }
+        (a, b) = (a_rest, b_rest);
+    }
+    while let ([a_rest @ .., x], [b_rest @ .., y]) = (a, b)
+        && *x != b'*'
+        && *y != b'*'
+    {
+        if x != y {
+            return false;
+        }
+        (a, b) = (a_rest, b_rest);
+    }
     // `row[j]`: whether what is left of `a` and `b[j..]` have a text in common.
     let mut row: Vec<bool> = (0..=b.len()).map(|j| is_all_stars(b.get(j..))).collect();
     for i in (0..a.len()).rev() {

@@ -415,3 +415,166 @@ fn hash(parent: NodeId, text: &str) -> u64 {
 fn position(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patterns(texts: &[&str]) -> Vec<RegistryPattern> {
+        texts
+            .iter()
+            .map(|text| RegistryPattern::parse(text).unwrap())
+            .collect()
+    }
+
+    fn matcher(patterns: &[RegistryPattern]) -> Matcher {
+        let mut builder = Builder::with_capacity(0);
+        for (position, pattern) in (0..).zip(patterns) {
+            builder.add(
+                pattern,
+                Hit {
+                    rule: 0,
+                    exclude: false,
+                    pattern: position,
+                },
+            );
+        }
+        builder.build()
+    }
+
+    /// Which patterns cover an image, given as it is written in a Pod.
+    fn check(texts: &[&str], image: &str, expected: &[&str]) {
+        let patterns = patterns(texts);
+        let matcher = matcher(&patterns);
+        let image = ImageRef::parse(image).unwrap();
+        let mut buffer = HostBuffer::new();
+        let mut found: Vec<u32> = Vec::new();
+        matcher.walk(&Query::image(&image, &mut buffer), &mut |hits| {
+            found.extend(hits.iter().map(|hit| hit.pattern));
+        });
+        found.sort_unstable();
+        let found: Vec<&str> = found.into_iter().map(|at| texts[at as usize]).collect();
+        assert_eq!(found, expected, "{image}");
+    }
+
+    #[test]
+    fn paths_are_prefixes_of_whole_segments() {
+        let acme = ["ghcr.io/acme", "ghcr.io/acme/x", "ghcr.io"];
+        check(&acme, "ghcr.io/acme", &["ghcr.io/acme", "ghcr.io"]);
+        check(&acme, "ghcr.io/acme/x/y:1", &acme);
+        check(&acme, "ghcr.io/acme/xy", &["ghcr.io/acme", "ghcr.io"]);
+        check(&acme, "ghcr.io/acme-evil/x", &["ghcr.io"]);
+        check(&acme, "quay.io/acme", &[]);
+    }
+
+    #[test]
+    fn path_globs_stay_inside_a_segment() {
+        let globs = ["r.io/a*", "r.io/*/x", "r.io/*-eu/*b", "r.io/a/*"];
+        check(&globs, "r.io/a", &["r.io/a*"]);
+        check(&globs, "r.io/a/x", &["r.io/a*", "r.io/*/x", "r.io/a/*"]);
+        check(&globs, "r.io/b-eu/bb/c", &["r.io/*-eu/*b"]);
+        check(&globs, "r.io/b/y/x", &[]);
+    }
+
+    #[test]
+    fn hub_images_are_docker_io() {
+        let hub = [
+            "docker.io",
+            "index.docker.io/library",
+            "docker.io/library/nginx",
+            "*.io",
+        ];
+        check(&hub, "nginx", &hub);
+        check(
+            &hub,
+            "index.docker.io/nginx@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            &hub,
+        );
+        check(&hub, "acme/app", &["docker.io", "*.io"]);
+        check(&["docker.io/nginx"], "nginx", &[]);
+    }
+
+    #[test]
+    fn hosts_are_compared_label_by_label_without_case() {
+        let hosts = [
+            "*.azurecr.io",
+            "a.azurecr.io",
+            "A.*.io",
+            "*.*",
+            "a*.*.io",
+            "*",
+        ];
+        check(
+            &hosts,
+            "a.azurecr.io/x",
+            &["*.azurecr.io", "a.azurecr.io", "A.*.io", "a*.*.io", "*"],
+        );
+        check(
+            &hosts,
+            "A.AzureCR.io/x",
+            &["*.azurecr.io", "a.azurecr.io", "A.*.io", "a*.*.io", "*"],
+        );
+        check(&hosts, "a.b.azurecr.io/x", &["*"]);
+        check(&hosts, "azurecr.io/x", &["*.*", "*"]);
+        let ecr = [
+            "*.dkr.ecr.*.amazonaws.com",
+            "123456789012.dkr.ecr.*.amazonaws.com",
+        ];
+        check(&ecr, "123456789012.dkr.ecr.eu-west-1.amazonaws.com/x", &ecr);
+        check(&ecr, "2.dkr.ecr.eu-west-1.amazonaws.com/x", &ecr[..1]);
+    }
+
+    #[test]
+    fn ports_are_equal_absent_or_any() {
+        let ports = ["r.io", "r.io:5000", "r.io:*", "*.io", "*.io:5000", "*.io:*"];
+        check(&ports, "r.io/x", &["r.io", "r.io:*", "*.io", "*.io:*"]);
+        check(
+            &ports,
+            "r.io:5000/x",
+            &["r.io:5000", "r.io:*", "*.io:5000", "*.io:*"],
+        );
+        check(&ports, "r.io:443/x", &["r.io:*", "*.io:*"]);
+        let v6 = ["[::1]", "[::1]:5000", "[::1]:*", "*:5000", "*:*"];
+        check(&v6, "[::1]/x", &["[::1]", "[::1]:*", "*:*"]);
+        check(
+            &v6,
+            "[::1]:5000/x",
+            &["[::1]:5000", "[::1]:*", "*:5000", "*:*"],
+        );
+    }
+
+    #[test]
+    fn a_long_upper_case_host_still_matches() {
+        let host = format!("{}.io", vec!["A"; 300].join("."));
+        let labels = vec!["*"; 301].join(".");
+        assert!(labels.len() > crate::rules::pattern::PATTERN_BYTES_MAX);
+        check(&["*"], &format!("{host}/x"), &["*"]);
+    }
+
+    fn covers(outer: &str, inner: &str, expected: bool) {
+        let outer_patterns = patterns(&[outer]);
+        let inner_pattern = &patterns(&[inner])[0];
+        let found = matcher(&outer_patterns).covering(inner_pattern);
+        assert_eq!(found.is_some(), expected, "{outer} covers {inner}");
+    }
+
+    #[test]
+    fn covering_is_inclusion() {
+        covers("r.io", "r.io/a", true);
+        covers("r.io/a", "r.io", false);
+        covers("r.io/*", "r.io/a", true);
+        covers("r.io/*", "r.io", false);
+        covers("r.io/a*", "r.io/a*c", true);
+        covers("r.io/a*c", "r.io/a*", false);
+        covers("*.io", "r*.io", true);
+        covers("r*.io", "*.io", false);
+        covers("*.io", "*.*", false);
+        covers("r.io:*", "r.io", true);
+        covers("r.io:*", "r.io:5000/x", true);
+        covers("r.io", "r.io:*", false);
+        covers("*", "r.io", true);
+        covers("*", "*", true);
+        covers("*:*", "*", false);
+        covers("*:*", "localhost:*", true);
+    }
+}

@@ -304,25 +304,25 @@ mod tests {
         }
     }
 
-    fn overlaps(a: NamespaceFilter, b: NamespaceFilter, expected: bool) {
-        assert_eq!(overlap(&a, &b).is_some(), expected, "{a:?} {b:?}");
-        assert_eq!(overlap(&b, &a).is_some(), expected, "{b:?} {a:?}");
+    fn overlaps(a: &NamespaceFilter, b: &NamespaceFilter, expected: bool) {
+        assert_eq!(overlap(a, b).is_some(), expected, "{a:?} {b:?}");
+        assert_eq!(overlap(b, a).is_some(), expected, "{b:?} {a:?}");
     }
 
     #[test]
     fn overlap_unless_proven_apart() {
-        overlaps(filter(&["*"], &[]), filter(&["a"], &[]), true);
-        overlaps(filter(&["a"], &[]), filter(&["a"], &[]), true);
-        overlaps(filter(&["a"], &[]), filter(&["b"], &[]), false);
-        overlaps(filter(&["a-*"], &[]), filter(&["b-*"], &[]), false);
-        overlaps(filter(&["a-*"], &[]), filter(&["*-b"], &[]), true);
-        overlaps(filter(&["*"], &["a"]), filter(&["a"], &[]), false);
-        overlaps(filter(&["*"], &["a-*"]), filter(&["a-*"], &[]), false);
-        overlaps(filter(&["*"], &["a-b*"]), filter(&["a-*"], &[]), true);
-        overlaps(filter(&["*"], &[]), filter(&["kube-system"], &[]), false);
+        overlaps(&filter(&["*"], &[]), &filter(&["a"], &[]), true);
+        overlaps(&filter(&["a"], &[]), &filter(&["a"], &[]), true);
+        overlaps(&filter(&["a"], &[]), &filter(&["b"], &[]), false);
+        overlaps(&filter(&["a-*"], &[]), &filter(&["b-*"], &[]), false);
+        overlaps(&filter(&["a-*"], &[]), &filter(&["*-b"], &[]), true);
+        overlaps(&filter(&["*"], &["a"]), &filter(&["a"], &[]), false);
+        overlaps(&filter(&["*"], &["a-*"]), &filter(&["a-*"], &[]), false);
+        overlaps(&filter(&["*"], &["a-b*"]), &filter(&["a-*"], &[]), true);
+        overlaps(&filter(&["*"], &[]), &filter(&["kube-system"], &[]), false);
         overlaps(
-            filter(&["kube-system"], &[]),
-            filter(&["kube-system"], &[]),
+            &filter(&["kube-system"], &[]),
+            &filter(&["kube-system"], &[]),
             true,
         );
     }
@@ -333,8 +333,8 @@ mod tests {
             selector: team(value),
             ..filter(&["*"], &[])
         };
-        overlaps(of("a"), of("b"), false);
-        overlaps(of("a"), of("a"), true);
-        overlaps(of("a"), filter(&["*"], &[]), true);
+        overlaps(&of("a"), &of("b"), false);
+        overlaps(&of("a"), &of("a"), true);
+        overlaps(&of("a"), &filter(&["*"], &[]), true);
     }
 }

@@ -14,6 +14,7 @@
 //!
 //! This module does not match anything: that is [`super::matcher`].
 
+use std::borrow::Cow;
 use std::fmt;
 
 mod correct;
@@ -80,7 +81,9 @@ impl RegistryPattern {
     /// [`ParsePatternError`], with the corrected pattern where one can be guessed.
     pub fn parse(text: &str) -> Result<Self, ParsePatternError> {
         let parts = Parts::read(text).map_err(|problem| ParsePatternError {
-            pattern: text.to_owned(),
+            pattern: split_userinfo(text)
+                .map_or(text, |(_, rest)| rest)
+                .to_owned(),
             problem,
             corrected: correct::corrected(text),
         })?;
@@ -88,11 +91,14 @@ impl RegistryPattern {
     }
 
     fn build(text: &str, parts: &Parts<'_>) -> Self {
-        let name = match parts.name.to_ascii_lowercase() {
-            hub if hub == "index.docker.io" && !matches!(parts.port, Port::Exact(_)) => {
-                "docker.io".to_owned()
-            }
-            name => name,
+        let is_hub_alias = parts.name.eq_ignore_ascii_case("index.docker.io")
+            && !matches!(parts.port, Port::Exact(_));
+        let name = if is_hub_alias {
+            Cow::Borrowed("docker.io")
+        } else if parts.name.bytes().any(|b| b.is_ascii_uppercase()) {
+            Cow::Owned(parts.name.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(parts.name)
         };
         let rest = text.get(parts.name.len()..).unwrap_or_default();
         let port_len = rest.len() - parts.path.map_or(0, |path| path.len() + 1);
@@ -176,9 +182,9 @@ impl fmt::Display for RegistryPattern {
 
 /// Why a text is not an image pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("image pattern `{pattern}` {problem}")]
+#[error("image pattern {}{problem}", quoted(pattern))]
 pub struct ParsePatternError {
-    /// The text.
+    /// The text, without what may be a password.
     pub pattern: String,
     /// What is wrong with it; the first problem of several.
     pub problem: PatternProblem,
@@ -218,6 +224,9 @@ pub enum PatternProblem {
     /// `https://` and the like.
     #[error("has a scheme, `{0}://`")]
     Scheme(String),
+    /// `user:password@r.io`.
+    #[error("has a user name or password in front of its host: those belong into a Secret")]
+    UserInfo,
     /// `@sha256:…`.
     #[error("has a digest: a pattern covers every version of an image")]
     Digest,
@@ -275,6 +284,10 @@ impl<'a> Parts<'a> {
         if let Some((_, tag)) = path.and_then(|path| path.rsplit_once(':')) {
             return Err(PatternProblem::Tag(tag.to_owned()));
         }
+        // `::1`: which colon is the port's nobody knows.
+        if host.matches(':').count() > 1 && !host.starts_with('[') {
+            return Err(PatternProblem::Host(host.to_owned()));
+        }
         let (name, port) = split_port(host);
         if let Some(tag) = port.filter(|port| path.is_none() && is_lone_tag(name, port)) {
             return Err(PatternProblem::Tag(tag.to_owned()));
@@ -301,6 +314,9 @@ fn whole(text: &str) -> Result<(), PatternProblem> {
     if text.contains(char::is_whitespace) {
         return Err(PatternProblem::Space);
     }
+    if split_userinfo(text).is_some() {
+        return Err(PatternProblem::UserInfo);
+    }
     if let Some((scheme, _)) = text.split_once("://") {
         return Err(PatternProblem::Scheme(scheme.to_owned()));
     }
@@ -311,6 +327,21 @@ fn whole(text: &str) -> Result<(), PatternProblem> {
         return Err(PatternProblem::DoubleStar);
     }
     Ok(())
+}
+
+/// A pattern, if any, in an error's sentence.
+fn quoted(pattern: &str) -> String {
+    if pattern.is_empty() {
+        String::new()
+    } else {
+        format!("`{pattern}` ")
+    }
+}
+
+/// Splits `user:password@` off. What follows the `@` of a digest is neither a host nor a path.
+fn split_userinfo(text: &str) -> Option<(&str, &str)> {
+    text.split_once('@')
+        .filter(|(_, rest)| rest.contains(['.', '/']))
 }
 
 /// Splits `host` at the colon in front of its port; the colons inside `[…]` are not that.
@@ -406,4 +437,172 @@ fn is_segment(segment: &str) -> bool {
         && segment
             .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
             .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A valid pattern: host, port, path as they are compared.
+    fn check(text: &str, expected: (HostClass, &str, Port<'_>, PathClass, &str)) {
+        let p = RegistryPattern::parse(text).unwrap_or_else(|error| panic!("{error}"));
+        let found = (
+            p.host_class(),
+            p.host_name(),
+            p.port(),
+            p.path_class(),
+            p.path(),
+        );
+        assert_eq!(found, expected, "{text}");
+        assert_eq!(p.as_str(), text);
+        assert!(p.host().starts_with(p.host_name()));
+    }
+
+    #[test]
+    fn valid_patterns_are_classified() {
+        use Port::{Absent, Any, Exact as Number};
+        const EXACT: HostClass = HostClass::Exact;
+        const WILD: HostClass = HostClass::Wildcard;
+        const NONE: PathClass = PathClass::None;
+        const LITERAL: PathClass = PathClass::Literal;
+        const GLOB: PathClass = PathClass::Glob;
+        check("*", (HostClass::Any, "*", Absent, NONE, ""));
+        check("docker.io", (EXACT, "docker.io", Absent, NONE, ""));
+        check("index.docker.io", (EXACT, "docker.io", Absent, NONE, ""));
+        check(
+            "Index.Docker.IO/acme",
+            (EXACT, "docker.io", Absent, LITERAL, "acme"),
+        );
+        check("index.docker.io:*", (EXACT, "docker.io", Any, NONE, ""));
+        check(
+            "index.docker.io:443/x",
+            (EXACT, "index.docker.io", Number("443"), LITERAL, "x"),
+        );
+        check(
+            "docker.io/nginx",
+            (EXACT, "docker.io", Absent, LITERAL, "nginx"),
+        );
+        check(
+            "GHCR.io/acme/x",
+            (EXACT, "ghcr.io", Absent, LITERAL, "acme/x"),
+        );
+        check("localhost", (EXACT, "localhost", Absent, NONE, ""));
+        check(
+            "localhost/app",
+            (EXACT, "localhost", Absent, LITERAL, "app"),
+        );
+        check(
+            "localhost:5000",
+            (EXACT, "localhost", Number("5000"), NONE, ""),
+        );
+        check("registry:80", (EXACT, "registry", Number("80"), NONE, ""));
+        check("registry:*/x", (EXACT, "registry", Any, LITERAL, "x"));
+        check("r.io:05000", (EXACT, "r.io", Number("05000"), NONE, ""));
+        check(
+            "10.39.0.12:5000",
+            (EXACT, "10.39.0.12", Number("5000"), NONE, ""),
+        );
+        check(
+            "[::1]:5000/x",
+            (EXACT, "[::1]", Number("5000"), LITERAL, "x"),
+        );
+        check("[FE80::1]", (EXACT, "[fe80::1]", Absent, NONE, ""));
+        check("a_b.com/app", (EXACT, "a_b.com", Absent, LITERAL, "app"));
+        check("*.azurecr.io", (WILD, "*.azurecr.io", Absent, NONE, ""));
+        check(
+            "*.azurecr.io:*/a*/b",
+            (WILD, "*.azurecr.io", Any, GLOB, "a*/b"),
+        );
+        check("*:5000", (WILD, "*", Number("5000"), NONE, ""));
+        check(
+            "*.Dkr.ecr.*.amazonaws.com/x__y",
+            (WILD, "*.dkr.ecr.*.amazonaws.com", Absent, LITERAL, "x__y"),
+        );
+        check("quay.io/*", (EXACT, "quay.io", Absent, GLOB, "*"));
+        check(
+            "quay.io/a-*-b.c",
+            (EXACT, "quay.io", Absent, GLOB, "a-*-b.c"),
+        );
+    }
+
+    /// A bad pattern, its problem and what is offered instead (`-`: nothing).
+    fn refuse(text: &str, problem: &str, corrected: &str) {
+        let error = RegistryPattern::parse(text).expect_err(text);
+        assert!(
+            error.problem.to_string().contains(problem),
+            "{text}: {error}"
+        );
+        assert_eq!(
+            error.corrected.as_deref().unwrap_or("-"),
+            corrected,
+            "{text}"
+        );
+        if let Some(corrected) = &error.corrected {
+            assert!(
+                RegistryPattern::parse(corrected).is_ok(),
+                "{text}: {corrected}"
+            );
+        }
+    }
+
+    #[test]
+    fn bad_patterns_are_corrected() {
+        refuse("nginx", "no registry host", "docker.io/library/nginx");
+        refuse("acme/app", "no registry host", "docker.io/acme/app");
+        refuse("Acme/App", "no registry host", "docker.io/acme/app");
+        refuse(
+            "library/nginx",
+            "no registry host",
+            "docker.io/library/nginx",
+        );
+        refuse("nginx:latest", "tag", "docker.io/library/nginx");
+        refuse("redis:7", "tag", "docker.io/library/redis");
+        refuse("acme/app:1@sha256:00", "digest", "docker.io/acme/app");
+        refuse("r.io/app:v1", "tag", "r.io/app");
+        refuse("r.io:5000/app@sha256:00", "digest", "r.io:5000/app");
+        refuse("r.io:latest", "port", "r.io");
+        refuse("r.io:", "port", "r.io");
+        refuse("r.io:5*", "port", "r.io");
+        refuse("https://r.io", "scheme, `https://`", "r.io");
+        refuse("oci://r.io/charts/", "scheme", "r.io/charts");
+        refuse("https://index.docker.io/v1/", "scheme", "docker.io");
+        refuse("https://nginx", "scheme", "docker.io/library/nginx");
+        refuse("r.io/", "ends in `/`", "r.io");
+        refuse("r.io/a/", "ends in `/`", "r.io/a");
+        refuse("/r.io/a", "no registry host", "r.io/a");
+        refuse("r.io//a", "empty path segment", "r.io/a");
+        refuse("r.io/A/b", "upper case", "r.io/a/b");
+        refuse("r.io/**", "`**`", "r.io/*");
+        refuse("**", "`**`", "*");
+        refuse(" r.io\n", "white space", "r.io");
+        refuse("r.io/a b", "white space", "-");
+        refuse("", "empty", "-");
+        refuse("*/app", "no registry host", "docker.io/*/app");
+        refuse("a..b/x", "host", "-");
+        refuse(".r.io", "host", "-");
+        refuse("-r.io", "host", "-");
+        refuse("r.io/-a", "segment", "-");
+        refuse("r.io/a___b", "segment", "-");
+        refuse("r.io/a..b", "segment", "-");
+        refuse("r.io/é", "segment", "-");
+        refuse("é.io", "host", "-");
+        refuse("::1", "host", "[::1]");
+        refuse("[::1", "host", "-");
+        refuse("[12.5]", "host", "-");
+        refuse(
+            &format!("r.io/{}", "a".repeat(PATTERN_BYTES_MAX)),
+            "PATTERN_BYTES_MAX",
+            "-",
+        );
+    }
+
+    #[test]
+    fn errors_keep_passwords_to_themselves() {
+        for text in ["u:hunter2@r.io/x", "https://u:hunter2@r.io/x"] {
+            let error = RegistryPattern::parse(text).expect_err(text);
+            assert_eq!(error.problem, PatternProblem::UserInfo);
+            assert_eq!(error.corrected.as_deref(), Some("r.io/x"));
+            assert!(!format!("{error}{error:?}{}", error.fix()).contains("hunter2"));
+        }
+    }
 }

@@ -128,12 +128,14 @@ mod tests {
     fn requirement(text: &str) -> Requirement {
         let list = |values: &str| values.split(',').map(str::to_owned).collect();
         let (key, operator) = match text.split_once(' ') {
-            Some((key, values)) if values.starts_with('!') => {
-                (key, Operator::NotIn(list(&values[1..])))
-            }
-            Some((key, values)) => (key, Operator::In(list(values))),
-            None if text.starts_with('!') => (&text[1..], Operator::DoesNotExist),
-            None => (text, Operator::Exists),
+            Some((key, values)) => match values.strip_prefix('!') {
+                Some(values) => (key, Operator::NotIn(list(values))),
+                None => (key, Operator::In(list(values))),
+            },
+            None => match text.strip_prefix('!') {
+                Some(key) => (key, Operator::DoesNotExist),
+                None => (text, Operator::Exists),
+            },
         };
         Requirement {
             key: key.to_owned(),

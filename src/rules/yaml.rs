@@ -179,10 +179,12 @@ impl<'t> Builder<'t> {
 
     fn event(&mut self, event: Event<'t>, span: &Span) -> Result<(), Diagnostic> {
         if let Some(tag) = event.tag() {
-            let at = span.tag_span().as_ref().and_then(Span::byte_range);
+            let at = span
+                .tag_span()
+                .map_or_else(|| bytes(span), |tag| bytes(&tag));
             let message = format!("tag `{}` is not supported", tag.original());
             let help = "remove it; quotes make a string of anything";
-            return Err(Diagnostic::new(at.unwrap_or(bytes(span)), message).help(help));
+            return Err(Diagnostic::new(at, message).help(help));
         }
         match event {
             Event::DocumentStart(..) => self.document(span),
@@ -296,15 +298,21 @@ fn syntax_error(error: &ScanError, text: &str) -> Diagnostic {
         .and_then(|rest| rest.chars().next())
         .filter(|c| !c.is_control());
     let span = at..at + width.map_or(0, char::len_utf8);
+    let message = format!("not YAML: {}", error.info());
     match error.kind() {
         ErrorKind::RecursionLimitExceeded => {
             let message = format!("nested deeper than {DEPTH_MAX} levels (`DEPTH_MAX`)");
             Diagnostic::new(span, message).help("the schema needs 7; check the indentation")
         }
-        ErrorKind::UnknownAnchor => Diagnostic::new(span, "alias of an unknown anchor").help(
-            "`*name` stands for an earlier `&name`; put a pattern that starts with `*` in quotes",
-        ),
-        _ => Diagnostic::new(span, format!("not YAML: {}", error.info())),
+        ErrorKind::UnknownAnchor | ErrorKind::MissingAnchorOrAliasName => {
+            Diagnostic::new(span, "alias of an unknown anchor")
+                .help("put a pattern or glob that starts with `*` in quotes")
+        }
+        ErrorKind::TabNotAllowed
+        | ErrorKind::TabInBlockIndentation
+        | ErrorKind::TabInIndentation => Diagnostic::new(span, message).help("indent with spaces"),
+        _ => Diagnostic::new(span, message)
+            .help("check indentation, and that every quote and bracket before this is closed"),
     }
 }
 

@@ -4,7 +4,7 @@
 //! files, [`in_memory`] fills it once. Connections keep the certificate they were opened with. This
 //! module must not make up a certificate where files were asked for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -55,7 +55,7 @@ pub enum CertificateError {
 impl Certificates {
     /// Empty; `condition` is met with the first good pair.
     pub fn new(metrics: Arc<Metrics>, condition: Condition) -> Self {
-        // Counted on: `main` installs the same provider for everyone else.
+        // `main` installs one for the whole process; tests need not.
         let provider = CryptoProvider::get_default().cloned();
         Self {
             current: ArcSwapOption::empty(),
@@ -168,34 +168,33 @@ impl Reload for CertificateFiles {
     }
 }
 
-/// Makes a CA and a leaf for loopback and `names`, uses them, and writes the CA's certificate to
-/// `ca_out`, so that a client can trust it. The CA's key is dropped.
-pub fn in_memory(certificates: &Certificates, names: &[String], ca_out: Option<&PathBuf>) {
+/// Makes a CA and a leaf for loopback and `names`, writes the CA's certificate to `ca_out`, so that
+/// clients can trust it, and then uses the leaf. The CA's key is dropped.
+pub fn in_memory(certificates: &Certificates, names: &[String], ca_out: Option<&Path>) {
     let made = || {
         let now = SystemTime::now();
-        let ca = CertificateAuthority::generate(now).map_err(CertificateError::from)?;
+        let ca = CertificateAuthority::generate(now).map_err(|error| error.to_string())?;
         let names = LOOPBACK_NAMES
             .into_iter()
             .chain(names.iter().map(String::as_str));
-        let pair = ca.issue(&names.collect::<Vec<_>>(), now, CA_LIFETIME)?;
-        let chain = format!("{}{}", pair.certificates, ca.certificate_pem());
-        certificates.install(chain.as_bytes(), pair.key.as_bytes())?;
-        Ok::<_, CertificateError>(ca)
+        let leaf = ca.issue(&names.collect::<Vec<_>>(), now, CA_LIFETIME);
+        let leaf = leaf.map_err(|error| error.to_string())?;
+        if let Some(path) = ca_out {
+            std::fs::write(path, ca.certificate_pem())
+                .map_err(|error| format!("cannot write the CA to {}: {error}", path.display()))?;
+        }
+        let chain = format!("{}{}", leaf.certificates, ca.certificate_pem());
+        let installed = certificates.install(chain.as_bytes(), leaf.key.as_bytes());
+        installed.map_err(|error| error.to_string())
     };
-    let ca = match made() {
-        Ok(ca) => ca,
-        Err(error) => return certificates.refuse(&error.to_string()),
-    };
-    let Some(path) = ca_out else {
-        tracing::info!("certificate made in memory; --ca-out FILE gives clients its CA");
-        return;
-    };
-    let file = path.display();
-    match std::fs::write(path, ca.certificate_pem()) {
-        Ok(()) => tracing::info!(
-            ca = %file,
-            "certificate made in memory; caBundle is `base64 -w0 {file}`, curl takes `--cacert {file}`"
+    match (made(), ca_out.map(Path::display)) {
+        (Err(reason), _) => certificates.refuse(&reason),
+        (Ok(()), None) => {
+            tracing::info!("certificate made in memory; --ca-out FILE gives clients its CA");
+        }
+        (Ok(()), Some(ca)) => tracing::info!(
+            %ca,
+            "certificate made in memory; caBundle is `base64 -w0 {ca}`, curl takes `--cacert {ca}`"
         ),
-        Err(error) => certificates.refuse(&format!("cannot write the CA to {file}: {error}")),
     }
 }

@@ -361,48 +361,6 @@ fn what_now(has_last_good: bool) -> &'static str {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::symlink;
-
-    /// A volume as the kubelet writes it: files are symlinks into `..data`, which is swapped whole.
-    fn write_volume(volume: &Path, version: &str, files: &[(&str, &str)]) {
-        let data = volume.join(version);
-        fs::create_dir(&data).unwrap();
-        for (name, text) in files {
-            fs::write(data.join(name), text).unwrap();
-            let link = volume.join(name);
-            if !link.is_symlink() {
-                symlink(Path::new("..data").join(name), link).unwrap();
-            }
-        }
-        let swap = volume.join("..data_tmp");
-        symlink(version, &swap).unwrap();
-        fs::rename(swap, volume.join("..data")).unwrap();
-    }
-
-    #[test]
-    fn incident_19_two_symlink_swaps_are_both_seen() {
-        let volume = tempfile::tempdir().unwrap();
-        write_volume(volume.path(), "..1", &[("a", "1"), ("b", "1")]);
-        let paths = vec![volume.path().join("a"), volume.path().join("b")];
-        let mut files = WatchedFiles::new(paths, 10);
-        let mut check = |expected: Option<[&str; 2]>| {
-            let text = |(_, bytes): &(String, Vec<u8>)| String::from_utf8(bytes.clone()).unwrap();
-            let seen = files.changed().map(|contents| contents.as_ref().unwrap());
-            let seen = seen.map(|files| files.iter().map(text).collect::<Vec<_>>());
-            assert_eq!(
-                seen,
-                expected.map(|texts| texts.map(str::to_owned).to_vec())
-            );
-        };
-        check(Some(["1", "1"]));
-        check(None);
-        for version in ["2", "3"] {
-            let dir = format!("..{version}");
-            write_volume(volume.path(), &dir, &[("a", version), ("b", version)]);
-            check(Some([version, version]));
-            check(None);
-        }
-    }
 
     #[test]
     fn a_missing_file_is_said_once_and_its_return_is_a_change() {
@@ -432,5 +390,31 @@ mod tests {
         assert!(error.reason.contains("larger than 10 bytes"), "{error}");
         fs::write(&path, "1234567890").unwrap();
         assert!(files.changed().unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_while_reloading_is_counted_and_the_next_turn_comes() {
+        struct FailsOnce {
+            turns: u32,
+            second: Arc<tokio::sync::Notify>,
+        }
+        impl Reload for FailsOnce {
+            fn reload(&mut self) {
+                self.turns += 1;
+                assert_ne!(self.turns, 1, "on purpose");
+                self.second.notify_one();
+            }
+        }
+        let second = Arc::new(tokio::sync::Notify::new());
+        let panics = IntCounter::new("panics", "Panics").unwrap();
+        let source = FailsOnce {
+            turns: 0,
+            second: second.clone(),
+        };
+        tokio::select! {
+            never = poll(source, panics.clone()) => match never {},
+            () = second.notified() => {}
+        }
+        assert_eq!(panics.get(), 1);
     }
 }

@@ -20,9 +20,12 @@ use crate::shutdown::Stop;
 /// The conditions of being ready. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    conditions: Arc<Mutex<Vec<(&'static str, Result<(), String>)>>>,
+    conditions: Arc<Mutex<Conditions>>,
     stop: Stop,
 }
+
+/// Each condition's name, and why it is not met.
+type Conditions = Vec<(&'static str, Result<(), String>)>;
 
 /// One condition, for its owner.
 #[derive(Debug)]
@@ -69,7 +72,7 @@ impl Readiness {
     }
 
     /// Every critical section only moves values, so a panic elsewhere leaves nothing half done.
-    fn lock(&self) -> MutexGuard<'_, Vec<(&'static str, Result<(), String>)>> {
+    fn lock(&self) -> MutexGuard<'_, Conditions> {
         let locked = self.conditions.lock();
         locked.unwrap_or_else(PoisonError::into_inner)
     }

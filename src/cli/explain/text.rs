@@ -103,6 +103,7 @@ impl Page {
             }
         }
         for name in &explanation.present {
+            let name = if name.is_empty() { "(no name)" } else { name };
             writeln!(self.text, "  has    {name}")?;
         }
         Ok(())
@@ -125,38 +126,39 @@ impl Page {
             ),
             Outcome::AddsNothing => ('=', dim, "adds nothing".to_owned()),
             Outcome::WantsNothing => ('-', dim, "wants nothing".to_owned()),
-            Outcome::DoesNotApply => {
-                let why_not = rule.why_not.as_deref().unwrap_or_default();
-                ('-', dim, format!("does not apply: {why_not}"))
-            }
+            Outcome::DoesNotApply => ('-', dim, "does not apply".to_owned()),
         };
-        writeln!(self.text, "{style}{sign} {name:width$}{style:#}  {says}")?;
-        let width = widest(rule.images.iter().map(|image| &image.name));
-        for image in &rule.images {
-            self.pattern(image, width)?;
-        }
-        rule.pull_secrets
-            .iter()
-            .try_for_each(|secret| self.secret(secret))
+        let why_not = rule.why_not.iter().map(|why_not| format!(": {why_not}"));
+        let why_not: String = why_not.collect();
+        writeln!(
+            self.text,
+            "{style}{sign} {name:width$}{style:#}  {says}{why_not}"
+        )?;
+        let matched = || rule.images.iter().filter(|image| image.pattern.is_some());
+        let width = widest(matched().map(|image| &image.name));
+        matched().try_for_each(|image| self.pattern(image, width))?;
+        let wants_nothing = rule.why_not.is_some();
+        let mut secrets = rule.pull_secrets.iter().filter(|_| !wants_nothing);
+        secrets.try_for_each(|secret| self.secret(secret, matched().next().is_some()))
     }
 
+    /// An image that a pattern matches.
     fn pattern(&mut self, image: &PatternReport, width: usize) -> fmt::Result {
         let PatternReport {
             name,
             pattern,
             excluded_by,
         } = image;
-        let says = match (pattern, excluded_by) {
-            (None, _) => "matches no pattern".to_owned(),
-            (Some(pattern), None) => format!("matches `{pattern}`"),
-            (Some(pattern), Some(excluded)) => {
-                format!("matches `{pattern}`, but is excluded by `{excluded}`")
-            }
-        };
-        writeln!(self.text, "    {name:width$}  {says}")
+        let pattern = pattern.as_deref().unwrap_or_default();
+        write!(self.text, "    {name:width$}  matches `{pattern}`")?;
+        match excluded_by {
+            Some(excluded) => writeln!(self.text, ", but is excluded by `{excluded}`"),
+            None => writeln!(self.text),
+        }
     }
 
-    fn secret(&mut self, secret: &SecretReport) -> fmt::Result {
+    /// `is_clear`: the lines above say why the rule wants it.
+    fn secret(&mut self, secret: &SecretReport, is_clear: bool) -> fmt::Result {
         let Styles { good, bad, .. } = self.styles;
         let style = match secret.verdict {
             Some(_) if secret.is_added() => good,
@@ -177,12 +179,19 @@ impl Page {
             self.text,
             "    pull secret {name}{alias}: {style}{detail}{style:#}"
         )?;
+        // Without `images`, only the images with a key are of interest.
+        let shown = || {
+            let keys = secret.keys.iter();
+            keys.filter(|key| is_clear || key.key.is_some() || key.is_empty)
+        };
         match &secret.wanted {
-            Some(wanted) => writeln!(self.text, "; {wanted}")?,
-            None => writeln!(self.text)?,
+            Some(wanted) if !is_clear && shown().next().is_none() => {
+                writeln!(self.text, "; {wanted}")?;
+            }
+            _ => writeln!(self.text)?,
         }
-        let width = widest(secret.keys.iter().map(|key| &key.name));
-        secret.keys.iter().try_for_each(|key| self.key(key, width))
+        let width = widest(shown().map(|key| &key.name));
+        shown().try_for_each(|key| self.key(key, width))
     }
 
     fn key(&mut self, report: &KeyReport, width: usize) -> fmt::Result {

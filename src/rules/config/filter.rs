@@ -3,14 +3,17 @@
 use crate::rules::diagnostics::Diagnostic;
 use crate::rules::namespace::Names;
 use crate::rules::selector::{LabelSelector, Operator, Requirement};
-use crate::rules::yaml::Node;
+use crate::rules::yaml::{Kind, Node};
 
 use super::NamespaceFilter;
 use super::names::{LABEL_KEY, LABEL_VALUE, NAMESPACE_GLOB};
 use super::reader::{Choice, Reader, Text};
 
+/// Makes an [`Operator`] of its values, if it takes any.
+type MakeOperator = fn(Vec<String>) -> Operator;
+
 /// The operators of a LabelSelector, and whether each takes values.
-const OPERATORS: &[Choice<(fn(Vec<String>) -> Operator, bool)>] = &[
+const OPERATORS: &[Choice<(MakeOperator, bool)>] = &[
     ("In", (Operator::In, true)),
     ("NotIn", (Operator::NotIn, true)),
     ("Exists", (|_| Operator::Exists, false)),
@@ -30,9 +33,7 @@ impl Reader<'_, '_> {
             .unwrap_or_default();
         let include = include.map(|node| {
             let entries = self.names(node, "`namespaces`", &NAMESPACE_GLOB);
-            if node.items().next().is_none() {
-                self.empty_list(node, "`namespaces`", "remove it to mean every namespace");
-            }
+            self.check_not_empty(node, "`namespaces`", "remove it to mean every namespace");
             entries
         });
         self.check_excluded(include.as_deref(), &exclude);
@@ -80,16 +81,16 @@ impl Reader<'_, '_> {
             for [key, value] in self.string_map(node, "`matchLabels`") {
                 let ok = self.check_name(&key, &LABEL_KEY) & self.check_name(&value, &LABEL_VALUE);
                 if ok {
-                    let operator = Operator::In(vec![value.to_string()]);
+                    let operator = Operator::In(vec![value.text.to_owned()]);
                     requirements.push(Requirement {
-                        key: key.to_string(),
+                        key: key.text.to_owned(),
                         operator,
                     });
                 }
             }
         }
         if let Some(node) = expressions {
-            for item in self.list(node, "`matchExpressions`").unwrap_or_default() {
+            for item in self.items(node, "`matchExpressions`") {
                 requirements.extend(self.expression(item));
             }
         }
@@ -120,15 +121,17 @@ impl Reader<'_, '_> {
         }
         let operator = make(owned(&texts.unwrap_or_default()));
         Some(Requirement {
-            key: key?.to_string(),
+            key: key?.text.to_owned(),
             operator,
         })
     }
 
     /// Reports a list that must not be empty.
-    pub(super) fn empty_list(&mut self, node: Node<'_>, what: &str, otherwise: &str) {
-        let help = format!("name at least one, or {otherwise}");
-        self.report(Diagnostic::new(node.span(), format!("{what} is empty")).help(help));
+    pub(super) fn check_not_empty(&mut self, node: Node<'_>, what: &str, otherwise: &str) {
+        if node.kind() == Kind::List && node.items().next().is_none() {
+            let help = format!("name at least one, or {otherwise}");
+            self.report(Diagnostic::new(node.span(), format!("{what} is empty")).help(help));
+        }
     }
 
     /// Reports a required field that is missing.
@@ -148,5 +151,5 @@ impl Reader<'_, '_> {
 }
 
 pub(super) fn owned(texts: &[Text<'_>]) -> Vec<String> {
-    texts.iter().map(Text::to_string).collect()
+    texts.iter().map(|text| text.text.to_owned()).collect()
 }

@@ -65,7 +65,7 @@ impl<'f, 't> Reader<'f, 't> {
         let head = node
             .fields()
             .next()
-            .map_or(node.span(), |(key, _)| key.span());
+            .map_or_else(|| node.span(), |(key, _)| key.span());
         Some(Fields { values, head })
     }
 
@@ -97,20 +97,22 @@ impl<'f, 't> Reader<'f, 't> {
         pairs
     }
 
-    /// A string that is not empty.
+    /// A string.
     pub(super) fn string<'a>(&mut self, node: Node<'a>, what: &str) -> Option<Text<'a>> {
-        let Kind::Scalar { text, plain } = node.kind() else {
+        let text = Text::of(node);
+        if text.is_none() {
             self.wrong_type(node, what, "a string");
-            return None;
-        };
-        if !plain || scalar_type(text) == ScalarType::String {
-            return Some(Text {
-                text,
-                span: node.span(),
-            });
         }
-        self.wrong_type(node, what, "a string");
-        None
+        text
+    }
+
+    /// An entry of `list`, which is a list of strings.
+    pub(super) fn entry<'a>(&mut self, node: Node<'a>, list: &str) -> Option<Text<'a>> {
+        let text = Text::of(node);
+        if text.is_none() {
+            self.wrong_type(node, &format!("an entry of {list}"), "a string");
+        }
+        text
     }
 
     /// `true` or `false`.
@@ -131,24 +133,22 @@ impl<'f, 't> Reader<'f, 't> {
         }
     }
 
-    /// The items of a list.
-    pub(super) fn list<'a>(&mut self, node: Node<'a>, what: &str) -> Option<Vec<Node<'a>>> {
-        if node.kind() == Kind::List {
-            return Some(node.items().collect());
-        }
-        self.wrong_type(node, what, "a list");
-        None
-    }
-
-    /// The items of a list of strings.
-    pub(super) fn strings<'a>(&mut self, node: Node<'a>, what: &str) -> Vec<Text<'a>> {
+    /// The items of a list; none if it is something else, which is reported.
+    pub(super) fn items<'a>(
+        &mut self,
+        node: Node<'a>,
+        what: &str,
+    ) -> impl Iterator<Item = Node<'a>> + use<'a> {
         if node.kind() != Kind::List {
-            self.wrong_type(node, what, "a list of strings");
-            return Vec::new();
+            self.wrong_type(node, what, "a list");
         }
         node.items()
-            .filter_map(|item| self.string(item, &format!("an entry of {what}")))
-            .collect()
+    }
+
+    /// The entries of a list of strings.
+    pub(super) fn strings<'a>(&mut self, node: Node<'a>, what: &str) -> Vec<Text<'a>> {
+        let items = self.items(node, what);
+        items.filter_map(|item| self.entry(item, what)).collect()
     }
 
     /// One of a few words.
@@ -198,22 +198,21 @@ impl<'f, 't> Reader<'f, 't> {
     }
 
     fn wrong_type(&mut self, node: Node<'_>, what: &str, expected: &str) {
-        let message = format!("{what} must be {expected}, found {}", found(node));
-        let diagnostic = Diagnostic::new(node.span(), message);
         let help = match node.kind() {
             Kind::Scalar {
                 text: "",
                 plain: true,
-            } => "remove the field, or give it a value".into(),
+            } => "remove the field, or give it a value".to_owned(),
             Kind::Scalar { text, .. } if expected == "a string" => {
                 format!("put it in quotes: `\"{text}\"`")
             }
             Kind::Scalar { text, .. } if expected.starts_with("a list") => {
                 format!("make it a list: `[\"{text}\"]`")
             }
-            _ => return self.report(diagnostic),
+            _ => format!("write {expected} here"),
         };
-        self.report(diagnostic.help(help));
+        let message = format!("{what} must be {expected}, found {}", found(node));
+        self.report(Diagnostic::new(node.span(), message).help(help));
     }
 }
 
@@ -233,9 +232,18 @@ pub(super) struct Text<'a> {
     pub(super) span: Range<usize>,
 }
 
-impl Text<'_> {
-    pub(super) fn to_string(&self) -> String {
-        self.text.to_owned()
+impl<'a> Text<'a> {
+    /// A scalar that YAML takes for a string.
+    fn of(node: Node<'a>) -> Option<Self> {
+        match node.kind() {
+            Kind::Scalar { text, plain } if !plain || scalar_type(text) == ScalarType::String => {
+                Some(Self {
+                    text,
+                    span: node.span(),
+                })
+            }
+            _ => None,
+        }
     }
 }
 

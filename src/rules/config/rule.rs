@@ -50,9 +50,8 @@ struct Patterns {
 impl Reader<'_, '_> {
     pub(super) fn rules(&mut self, node: Node<'_>, secrets: &KnownSecrets<'_>) -> Vec<RuleConfig> {
         let mut names = Names::default();
-        let items = self.list(node, "`rules`").unwrap_or_default();
+        let items = self.items(node, "`rules`");
         items
-            .into_iter()
             .filter_map(|item| self.rule(item, secrets, &mut names))
             .collect()
     }
@@ -95,10 +94,8 @@ impl Reader<'_, '_> {
         }
         let has_images = images.is_some();
         let images = images.map(|node| {
-            if node.items().next().is_none() {
-                let otherwise = "remove it to mean whatever the pull secrets cover";
-                self.empty_list(node, "`images`", otherwise);
-            }
+            let otherwise = "remove it to mean whatever the pull secrets cover";
+            self.check_not_empty(node, "`images`", otherwise);
             self.patterns(node, "`images`")
         });
         let excludes = exclude_images.map(|node| self.patterns(node, "`excludeImages`"));
@@ -113,7 +110,7 @@ impl Reader<'_, '_> {
         let always = always.and_then(|node| self.boolean(node, "`always`"));
         let mode = mode.and_then(|node| self.choice(node, "`mode`", MODES));
         Some(RuleConfig {
-            name: name?.to_string(),
+            name: name?.text.to_owned(),
             images: images.map(|images| images.patterns),
             exclude_images: excludes.patterns,
             namespaces,
@@ -126,7 +123,10 @@ impl Reader<'_, '_> {
 
     fn patterns(&mut self, node: Node<'_>, what: &str) -> Patterns {
         let mut read = Patterns::default();
-        for Text { text, span } in self.strings(node, what) {
+        for item in self.items(node, what) {
+            let Some(Text { text, span }) = self.entry(item, what) else {
+                continue;
+            };
             self.patterns += 1;
             if self.patterns > PATTERNS_MAX {
                 self.too_many_patterns(span);
@@ -193,11 +193,12 @@ impl Reader<'_, '_> {
         has_images: bool,
     ) -> Vec<usize> {
         let mut positions: Vec<usize> = Vec::new();
-        let names = self.strings(node, "`pullSecrets`");
-        if node.items().next().is_none() {
-            self.empty_list(node, "`pullSecrets`", "remove the rule");
-        }
-        for Text { text, span } in names {
+        let what = "`pullSecrets`";
+        self.check_not_empty(node, what, "remove the rule");
+        for item in self.items(node, what) {
+            let Some(Text { text, span }) = self.entry(item, what) else {
+                continue;
+            };
             let Some(&position) = secrets.by_name.get(text) else {
                 let known = secrets
                     .secrets

@@ -32,17 +32,14 @@ pub(super) struct Secret {
 impl Reader<'_, '_> {
     /// All entries that have a name; those with other errors too, so that rules may name them.
     pub(super) fn pull_secrets(&mut self, node: Node<'_>) -> Vec<Secret> {
-        let items = self.list(node, "`pullSecrets`").unwrap_or_default();
-        if let Some(over) = items.get(PULL_SECRETS_MAX) {
+        let items = self.items(node, "`pullSecrets`");
+        if let Some(over) = node.items().nth(PULL_SECRETS_MAX) {
             let message = format!("more than {PULL_SECRETS_MAX} entries (`PULL_SECRETS_MAX`)");
             let help = "let one entry cover several namespaces";
             self.report(Diagnostic::new(over.span(), message).help(help));
             return Vec::new();
         }
-        let secrets: Vec<Secret> = items
-            .into_iter()
-            .filter_map(|item| self.pull_secret(item))
-            .collect();
+        let secrets: Vec<Secret> = items.filter_map(|item| self.pull_secret(item)).collect();
         self.check_shared_names(&secrets);
         secrets
     }
@@ -86,12 +83,12 @@ impl Reader<'_, '_> {
         let secret_name = secret_name.flatten().unwrap_or_else(|| name.clone());
         let default_source = || Source::Secret {
             namespace: None,
-            secret: name.to_string(),
+            secret: name.text.to_owned(),
         };
         Some(Secret {
             config: PullSecretConfig {
-                name: name.to_string(),
-                secret_name: secret_name.to_string(),
+                name: name.text.to_owned(),
+                secret_name: secret_name.text.to_owned(),
                 source: source.unwrap_or_else(default_source),
                 deliver: deliver.unwrap_or_default(),
                 namespaces,
@@ -118,7 +115,7 @@ impl Reader<'_, '_> {
         if let Some(node) = file {
             let path = self.string(node, "`file`")?;
             return self.not_empty(&path, "`file`").then(|| Source::File {
-                path: path.to_string(),
+                path: path.text.to_owned(),
             });
         }
         if let Some(node) = exec {
@@ -127,10 +124,10 @@ impl Reader<'_, '_> {
         let secret = secret.map(|node| self.name(node, "`secret`", &SECRET));
         let namespace = namespace.map(|node| self.name(node, "`namespace`", &NAMESPACE));
         Some(Source::Secret {
-            namespace: namespace.flatten().map(|text| text.to_string()),
+            namespace: namespace.flatten().map(|text| text.text.to_owned()),
             secret: secret
                 .flatten()
-                .map_or_else(|| default_secret.to_owned(), |t| t.to_string()),
+                .map_or_else(|| default_secret.to_owned(), |t| t.text.to_owned()),
         })
     }
 
@@ -140,11 +137,9 @@ impl Reader<'_, '_> {
         let args = args
             .map(|node| owned(&self.strings(node, "`args`")))
             .unwrap_or_default();
-        let env = env
-            .and_then(|node| self.list(node, "`env`"))
-            .unwrap_or_default();
+        let env = env.map(|node| self.items(node, "`env`"));
         let mut variables: Vec<(Text<'_>, String)> = Vec::new();
-        for item in env {
+        for item in env.into_iter().flatten() {
             let Some((name, value)) = self.env(item) else {
                 continue;
             };
@@ -161,11 +156,11 @@ impl Reader<'_, '_> {
         let command = self.required(command, "command", "`exec`", &fields.head)?;
         let command = self.string(command, "`command`")?;
         self.not_empty(&command, "`command`").then(|| ExecSource {
-            command: command.to_string(),
+            command: command.text.to_owned(),
             args,
             env: variables
                 .into_iter()
-                .map(|(name, value)| (name.to_string(), value))
+                .map(|(name, value)| (name.text.to_owned(), value))
                 .collect(),
         })
     }
@@ -178,7 +173,7 @@ impl Reader<'_, '_> {
         let name = name.and_then(|node| self.name(node, "`name`", &ENV_NAME));
         let value = self.required(value, "value", what, &fields.head)?;
         let value = self.string(value, "`value`")?;
-        Some((name?, value.to_string()))
+        Some((name?, value.text.to_owned()))
     }
 
     fn service_accounts(&mut self, node: Node<'_>) -> Vec<String> {
@@ -188,11 +183,8 @@ impl Reader<'_, '_> {
     }
 
     fn adopt(&mut self, node: Node<'_>) -> Vec<Adopt> {
-        let items = self.list(node, "`adopt`").unwrap_or_default();
-        items
-            .into_iter()
-            .filter_map(|item| self.adopted(item))
-            .collect()
+        let items = self.items(node, "`adopt`");
+        items.filter_map(|item| self.adopted(item)).collect()
     }
 
     fn adopted(&mut self, node: Node<'_>) -> Option<Adopt> {
@@ -227,8 +219,8 @@ impl Reader<'_, '_> {
         };
         let ok = self.check_name(&key, &LABEL_KEY) & self.check_name(&value, &LABEL_VALUE);
         ok.then(|| Adopt::Label {
-            key: key.to_string(),
-            value: value.to_string(),
+            key: key.text.to_owned(),
+            value: value.text.to_owned(),
         })
     }
 

@@ -3,7 +3,7 @@
 //! Repairs are tried in one fixed order, all of them; what comes out is only offered if it is a
 //! valid pattern. Nothing here decides whether a pattern is valid.
 
-use super::{Parts, is_lone_tag, is_registry_host, split_port};
+use super::{Parts, check_port, is_lone_tag, is_registry_host, split_port, split_userinfo};
 
 /// The corrected pattern, if the repairs lead to a valid one.
 pub(super) fn corrected(text: &str) -> Option<String> {
@@ -12,6 +12,7 @@ pub(super) fn corrected(text: &str) -> Option<String> {
         Some((_, rest)) => (true, rest),
         None => (false, text),
     };
+    let text = split_userinfo(text).map_or(text, |(_, rest)| rest);
     let (text, _digest) = text.split_once('@').unwrap_or((text, ""));
     let text = text.replace("**", "*");
     let mut segments: Vec<&str> = text
@@ -23,26 +24,39 @@ pub(super) fn corrected(text: &str) -> Option<String> {
         segments.pop();
     }
     let (host, path) = segments.split_first()?;
-    let (name, port) = split_port(host);
     let path = path.join("/").to_ascii_lowercase();
     let path = path.split_once(':').map_or(&*path, |(path, _tag)| path);
-    let port = port.filter(|port| *port == "*" || port.parse::<u16>().is_ok());
     let corrected = match path {
-        "" if port.is_none_or(|port| is_lone_tag(name, port)) && !is_registry_host(name, None) => {
-            format!("docker.io/library/{}", name.to_ascii_lowercase())
+        "" => corrected_alone(host),
+        _ if is_registry_host(split_port(host).0, split_port(host).1) => {
+            format!("{}/{path}", corrected_host(host))
         }
-        "" => join(name, port),
-        _ if is_registry_host(name, port) => format!("{}/{path}", join(name, port)),
-        _ => format!("docker.io/{}/{path}", name.to_ascii_lowercase()),
+        _ => format!("docker.io/{}/{path}", host.to_ascii_lowercase()),
     };
     Parts::read(&corrected).is_ok().then_some(corrected)
 }
 
-fn join(name: &str, port: Option<&str>) -> String {
-    // An IPv6 address needs its brackets.
-    let name = match name.contains(':') && !name.contains('[') {
-        true => format!("[{name}]"),
-        false => name.to_owned(),
-    };
-    port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"))
+/// Without a path: a registry, or a Hub image with or without a tag.
+fn corrected_alone(host: &str) -> String {
+    let (name, port) = split_port(host);
+    if is_registry_host(name, None) || port.is_some_and(|port| !is_lone_tag(name, port)) {
+        return corrected_host(host);
+    }
+    if host == "*" {
+        return host.to_owned();
+    }
+    format!("docker.io/library/{}", name.to_ascii_lowercase())
+}
+
+/// An IPv6 address needs brackets; what cannot be a port was a tag or a slip.
+fn corrected_host(host: &str) -> String {
+    if host.matches(':').count() > 1 && !host.starts_with('[') {
+        return format!("[{host}]");
+    }
+    let (name, port) = split_port(host);
+    match port.filter(|port| check_port(Some(port)).is_ok()) {
+        _ if name.eq_ignore_ascii_case("index.docker.io") => "docker.io".to_owned(),
+        Some(port) => format!("{name}:{port}"),
+        None => name.to_owned(),
+    }
 }

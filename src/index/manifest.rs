@@ -95,13 +95,16 @@ mod tests {
     /// `expected`: the key that covers `r.io/app`, or why there is none.
     fn check(yaml: &str, expected: &str) {
         let object = crate::manifest::parse(yaml).unwrap().remove(0);
-        let found = SecretManifest::read(&object).map_or("no Secret".to_owned(), |secret| {
-            let image = crate::image::ImageRef::parse("r.io/app").unwrap();
-            match &secret.coverage.state {
-                State::Unusable { reason } => reason.clone(),
-                _ => format!("{:?}", secret.coverage.keyring.covering_key(&image)),
-            }
-        });
+        let found = SecretManifest::read(&object).map_or_else(
+            || "no Secret".to_owned(),
+            |secret| {
+                let image = crate::image::ImageRef::parse("r.io/app").unwrap();
+                match &secret.coverage.state {
+                    State::Unusable { reason } => reason.clone(),
+                    _ => format!("{:?}", secret.coverage.keyring.covering_key(&image)),
+                }
+            },
+        );
         assert!(found.contains(expected), "{yaml}: {found}");
     }
 

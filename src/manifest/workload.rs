@@ -130,6 +130,10 @@ fn pod_of_template(template: &Map<String, Value>, name: &str, namespace: Option<
 mod tests {
     use super::*;
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "cases write `json!(…)` in place"
+    )]
     fn check(yaml: &str, expected: Value) {
         let object = crate::manifest::parse(yaml).unwrap().remove(0);
         let found = match PodSource::of(object) {

@@ -109,7 +109,7 @@ impl CaseFile {
 
     /// Decides every case. `path` is that of the file itself.
     pub(super) fn run(self, path: &Path) -> Result<Vec<CaseResult>, CliError> {
-        let directory = path.parent().unwrap_or(Path::new(""));
+        let directory = path.parent().unwrap_or_else(|| Path::new(""));
         let config = match self.rules {
             PathOr::Path(rules) => load_rules(&directory.join(rules))?,
             PathOr::Inline(rules) => parse_rules(

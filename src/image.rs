@@ -367,3 +367,197 @@ impl fmt::Display for RegistryPart {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ImageRef, ParseImageError, Part, RegistryPart};
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn check(input: &str, name: &str, registry: Option<&str>, familiar: &str) {
+        let image = ImageRef::parse(input).expect(input);
+        assert_eq!(image.to_string(), name, "{input}");
+        assert_eq!(image.registry(), registry, "{input}");
+        assert_eq!(image.familiar(), familiar, "{input}");
+        let repository = match registry {
+            Some(registry) => name
+                .strip_prefix(registry)
+                .and_then(|r| r.strip_prefix('/')),
+            None => Some(name),
+        };
+        assert_eq!(Some(&*image.repository()), repository, "{input}");
+    }
+
+    fn check_error(input: &str, expected: ParseImageError) {
+        assert_eq!(ImageRef::parse(input), Err(expected), "{input}");
+    }
+
+    fn check_message(input: &str, expected: &str) {
+        let error = ImageRef::parse(input).expect_err(input).to_string();
+        assert!(
+            error.contains(expected),
+            "{input}: {error:?} lacks {expected:?}"
+        );
+    }
+
+    #[test]
+    fn names_are_normalised_to_docker_hub() {
+        let hub = Some("docker.io");
+        check("nginx", "docker.io/library/nginx", hub, "nginx");
+        check("library/nginx", "docker.io/library/nginx", hub, "nginx");
+        check("docker.io/nginx", "docker.io/library/nginx", hub, "nginx");
+        check(
+            "index.docker.io/nginx",
+            "docker.io/library/nginx",
+            hub,
+            "nginx",
+        );
+        check("acme/app", "docker.io/acme/app", hub, "acme/app");
+        check("library/a/b", "docker.io/library/a/b", hub, "library/a/b");
+        check("quay.io", "docker.io/library/quay.io", hub, "quay.io");
+        check(
+            "localhost:5000",
+            "docker.io/library/localhost",
+            hub,
+            "localhost",
+        );
+        check("1.2.3.4:80", "docker.io/library/1.2.3.4", hub, "1.2.3.4");
+    }
+
+    #[test]
+    fn registries_are_kept_as_written() {
+        let check = |name: &str, registry| check(name, name, registry, name);
+        check("r.io/app", Some("r.io"));
+        check("R.io/app", Some("R.io"));
+        check("UPPER/app", Some("UPPER"));
+        check("localhost/app", Some("localhost"));
+        check("localhost:5000/a/b", Some("localhost:5000"));
+        check("r.io:05000/app", Some("r.io:05000"));
+        check("[::1]:5000/app", Some("[::1]:5000"));
+        check("docker.io:443/nginx", Some("docker.io:443"));
+        check("Docker.io/nginx", Some("Docker.io"));
+        check("index.docker.io:443/nginx", Some("index.docker.io:443"));
+        check("a_b.com/app", None);
+    }
+
+    #[test]
+    fn tag_and_digest_are_kept_and_never_defaulted() {
+        let digest = format!("sha256:{HEX}");
+        let check = |suffix: &str, tag, digest| {
+            let input = format!("r.io/app{suffix}");
+            let image = ImageRef::parse(&input).expect(&input);
+            assert_eq!((image.tag(), image.digest()), (tag, digest), "{input}");
+        };
+        check("", None, None);
+        check(":1", Some("1"), None);
+        check(&format!("@{digest}"), None, Some(&digest));
+        check(&format!(":A.b-c@{digest}"), Some("A.b-c"), Some(&digest));
+        let sha512 = format!("sha512:{HEX}{HEX}");
+        check(&format!("@{sha512}"), None, Some(&sha512));
+    }
+
+    #[test]
+    fn the_length_limit_counts_the_repository_only() {
+        let fits = |input: String| assert!(ImageRef::parse(&input).is_ok(), "{input}");
+        let does_not = |input: String, length| {
+            check_error(&input, ParseImageError::RepositoryTooLong { length });
+        };
+        fits("a".repeat(247));
+        does_not("a".repeat(248), 256);
+        fits(format!("r.io/{}", "a".repeat(255)));
+        does_not(format!("r.io/{}", "a".repeat(256)), 256);
+        fits(format!("{}.io/a", "x".repeat(300)));
+        does_not(format!("a_b.com/{}", "a".repeat(248)), 256);
+        fits(format!("a:{}", "t".repeat(128)));
+        check_error(
+            &format!("a:{}", "t".repeat(129)),
+            ParseImageError::TagTooLong { length: 129 },
+        );
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong_and_where() {
+        let character = |part, found, column| ParseImageError::Character {
+            part,
+            found,
+            column,
+        };
+        check_error("", ParseImageError::Empty);
+        check_error(HEX, ParseImageError::ImageId);
+        check_error("https://r.io/app", ParseImageError::Scheme);
+        check_error(
+            "r.io/App",
+            ParseImageError::Uppercase {
+                found: 'A',
+                column: 6,
+            },
+        );
+        check_error(
+            "index.docker.io/aB",
+            ParseImageError::Uppercase {
+                found: 'B',
+                column: 18,
+            },
+        );
+        check_error("r.io//a", ParseImageError::EmptySegment { column: 6 });
+        check_error("r.io/a/", ParseImageError::EmptySegment { column: 8 });
+        check_error("/a", ParseImageError::EmptySegment { column: 1 });
+        check_error("a___b", ParseImageError::Separator { column: 4 });
+        check_error("r.io/a-", ParseImageError::Separator { column: 7 });
+        check_error("r.io/.a", ParseImageError::Separator { column: 6 });
+        check_error("r.io/a\n", character(Part::Repository, '\n', 7));
+        check_error(" r.io/a", character(Part::Registry, ' ', 1));
+        check_error("r.io/ä", character(Part::Repository, 'ä', 6));
+        check_error(
+            "-a.io/b",
+            ParseImageError::Registry {
+                part: RegistryPart::Label,
+            },
+        );
+        check_error(
+            "r.io:/b",
+            ParseImageError::Registry {
+                part: RegistryPart::Port,
+            },
+        );
+        check_error(
+            "[::g]/b",
+            ParseImageError::Registry {
+                part: RegistryPart::Address,
+            },
+        );
+        check_error("r.io/a:", ParseImageError::EmptyTag);
+        check_error("r.io/a:.b", character(Part::Tag, '.', 8));
+        check_error("r.io/a:b:c", character(Part::Tag, ':', 9));
+        check_error("a@md5:0", ParseImageError::DigestAlgorithm);
+        check_error(
+            "a@sha256:",
+            ParseImageError::DigestLength {
+                expected: 64,
+                found: 0,
+            },
+        );
+        check_error(
+            &format!("a:1@sha256:{HEX}A"),
+            character(Part::Digest, 'A', 76),
+        );
+        assert_eq!(
+            ImageRef::parse_bytes(b"r.io/\xff"),
+            Err(ParseImageError::NotUtf8 { byte: 6 })
+        );
+    }
+
+    #[test]
+    fn messages_say_how_to_fix() {
+        check_message(
+            "r.io/App",
+            "'A' at column 6: the repository must be lowercase, write 'a'",
+        );
+        check_message("r.io:x/a", "`port` before the first `/` is malformed");
+        check_message("oci://r.io/a", "drop everything up to and including `://`");
+        check_message(
+            "a b",
+            "' ' at column 2 is not allowed in the repository: use a-z, 0-9",
+        );
+    }
+}

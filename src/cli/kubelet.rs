@@ -5,13 +5,13 @@ mod warnings;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io::{self, BufRead as _, Write as _};
+use std::fs::File;
+use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::input::{STDIN, read, read_error};
 use super::{CliError, Outcome};
 use crate::credential::keyring::{Key, index_key};
 use crate::credential::{DockerConfig, Entry, Keyring, SecretType};
@@ -19,7 +19,10 @@ use crate::image::ImageRef;
 
 /// A Secret holds 1 MiB at most; a whole list of manifests, given by mistake, should still be told
 /// apart and not only refused.
-const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+const PAYLOAD_BYTES_MAX: u64 = 16 << 20;
+
+/// The argument that stands for standard input.
+const STDIN: &str = "-";
 
 /// Show how the kubelet reads image references
 ///
@@ -87,8 +90,10 @@ pub(super) struct KeysArgs {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum PayloadType {
     /// Data key `.dockerconfigjson`: `{"auths": {...}}`
+    #[value(alias = "kubernetes.io/dockerconfigjson")]
     Dockerconfigjson,
     /// Data key `.dockercfg`: the bare map
+    #[value(alias = "kubernetes.io/dockercfg")]
     Dockercfg,
 }
 
@@ -182,7 +187,7 @@ pub(super) fn match_keys(args: &MatchArgs) -> Result<Outcome, CliError> {
 }
 
 pub(super) fn keys(args: &KeysArgs) -> Result<Outcome, CliError> {
-    let payload = read(&args.file, PAYLOAD_BYTES_MAX)?;
+    let payload = read_payload(&args.file)?;
     let decoded = DockerConfig::decode(args.payload_type.into(), &payload);
     let mut row = KeysRow {
         result: if payload.is_empty() { "skipped" } else { "ok" },
@@ -258,4 +263,29 @@ fn write_row(row: &impl Serialize) -> Result<(), CliError> {
     let mut line = serde_json::to_vec(row).map_err(io::Error::from)?;
     line.push(b'\n');
     Ok(io::stdout().lock().write_all(&line)?)
+}
+
+fn read_payload(path: &Path) -> Result<Vec<u8>, CliError> {
+    let input: Box<dyn io::Read> = if path == Path::new(STDIN) {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(path).map_err(|error| read_error(path, error))?)
+    };
+    let mut payload = Vec::new();
+    let read = input.take(PAYLOAD_BYTES_MAX + 1).read_to_end(&mut payload);
+    match read {
+        Ok(length) if length as u64 <= PAYLOAD_BYTES_MAX => Ok(payload),
+        Ok(_) => Err(CliError::TooLarge {
+            path: path.into(),
+            limit: PAYLOAD_BYTES_MAX,
+        }),
+        Err(error) => Err(read_error(path, error)),
+    }
+}
+
+fn read_error(path: &Path, error: io::Error) -> CliError {
+    CliError::Read {
+        path: path.into(),
+        error,
+    }
 }

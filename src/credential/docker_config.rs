@@ -17,7 +17,7 @@ use std::fmt;
 
 use super::go_json::{self, Reader};
 use auth_field::decode_auth;
-pub use error::redacted;
+use error::redacted;
 
 pub use super::go_json::{JsonKind, JsonProblem};
 pub use auth_field::AuthProblem;
@@ -311,4 +311,174 @@ impl Fields {
 
 fn is_padded(text: &str) -> bool {
     text.trim().len() != text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        AuthProblem, DecodeError, DockerConfig, JsonKind, JsonProblem, Position, SecretType,
+    };
+
+    fn decode(payload: &str) -> Result<DockerConfig, DecodeError> {
+        DockerConfig::decode(SecretType::DockerConfigJson, payload.as_bytes())
+    }
+
+    /// What one entry for `r.io` decodes to: user name, usable, password with white space around it.
+    fn check(entry: &str, expected: (&str, bool, bool)) {
+        let config = decode(&format!(r#"{{"auths":{{"r.io":{entry}}}}}"#)).expect(entry);
+        let [entry] = config.entries() else {
+            panic!("one entry");
+        };
+        let found = (
+            &*entry.username,
+            entry.is_usable(),
+            entry.has_padded_password(),
+        );
+        assert_eq!(found, expected);
+    }
+
+    fn check_keys(payload: &str, expected: &[&str]) {
+        let config = decode(payload).expect(payload);
+        let keys: Vec<_> = config.entries().iter().map(|entry| &*entry.key).collect();
+        assert_eq!(keys, expected, "{payload}");
+    }
+
+    fn check_auth_error(auth: &str, expected: AuthProblem) {
+        let payload = format!(r#"{{"auths":{{"r.io":{{"auth":"{auth}"}}}}}}"#);
+        let expected = DecodeError::BadAuth {
+            registry: "r.io".into(),
+            problem: expected,
+            position: Position {
+                line: 1,
+                column: 18,
+            },
+        };
+        assert_eq!(decode(&payload).expect_err(auth), expected);
+    }
+
+    #[test]
+    fn a_non_empty_auth_wins() {
+        check(r#"{"auth":"dXNlcjpwYXNz"}"#, ("user", true, false));
+        check(
+            r#"{"auth":"dXNlcjpwYXNz","username":"x"}"#,
+            ("user", true, false),
+        );
+        check(
+            r#"{"auth":"","username":"x","password":"y"}"#,
+            ("x", true, false),
+        );
+        check(r#"{"auth":"dTpwOnE="}"#, ("u", true, false));
+        check(r#"{"auth":"dTpwCg=="}"#, ("u", true, true));
+        check(r#"{"auth":"dTo="}"#, ("u", false, false));
+        check("{}", ("", false, false));
+        check("null", ("", false, false));
+        check(r#"{"username":"u"}"#, ("u", false, false));
+    }
+
+    #[test]
+    fn padding_decides_how_base64_is_read() {
+        check(r#"{"auth":"dXNlcjpwYXNzd29yZA=="}"#, ("user", true, false));
+        check(r#"{"auth":"dXNlcjpwYXNzd29yZA"}"#, ("user", true, false));
+        check(
+            r#"{"auth":"dXNlcjpw\r\nYXNzd29yZA=\n=\n"}"#,
+            ("user", true, false),
+        );
+        check_auth_error("dXNlcjpwYXNzd29yZA=", AuthProblem::Padding);
+        check_auth_error("dXNlcjpwYXNzd29yZA== ", AuthProblem::WhiteSpace);
+        check_auth_error("dTo-Pg", AuthProblem::UrlSafe);
+        check_auth_error("user:password", AuthProblem::Character);
+        check_auth_error("dXNlcg==", AuthProblem::NoColon);
+    }
+
+    #[test]
+    fn names_match_in_any_case_and_objects_merge() {
+        check_keys(r#"{"AUTHS":{"a":{}},"auths":{"b":{}}}"#, &["a", "b"]);
+        check_keys("{\"auth\u{17f}\":{\"a\":{}}}", &["a"]);
+        check_keys(r#"{"auths":{"a":{}},"auths":null}"#, &[]);
+        check_keys(r#"{"auths":{"b":{},"a":{},"b":{}}}"#, &["a", "b"]);
+        check_keys("null", &[]);
+        check_keys("", &[]);
+        check(
+            r#"{"USERNAME":"u","pa\u017Fsword":"p"}"#,
+            ("u", true, false),
+        );
+        check(
+            r#"{"username":"u","username":null,"password":"p"}"#,
+            ("u", true, false),
+        );
+    }
+
+    #[test]
+    fn strings_decode_as_in_go() {
+        check_keys(
+            r#"{"auths":{"\ud83d\ude00\ud800\u0041":{}}}"#,
+            &["😀\u{FFFD}A"],
+        );
+        let payload = b"{\"auths\":{\"\xe2\x82\":{}}}";
+        let config = DockerConfig::decode(SecretType::DockerConfigJson, payload).expect("decodes");
+        assert_eq!(config.entries()[0].key, "\u{FFFD}\u{FFFD}");
+    }
+
+    #[test]
+    fn syntax_errors_have_a_place() {
+        let check = |payload: &str, line, column, problem| {
+            let position = Position { line, column };
+            let expected = DecodeError::NotJson { position, problem };
+            assert_eq!(decode(payload).expect_err(payload), expected, "{payload}");
+        };
+        check("{\n \"ä\": }", 2, 7, JsonProblem::ExpectedValue);
+        check("{\"a\":1,}", 1, 8, JsonProblem::TrailingComma);
+        check("{\"a\" 1}", 1, 6, JsonProblem::ExpectedColon);
+        check("{a:1}", 1, 2, JsonProblem::ExpectedName);
+        check("{\"a\":1 \"b\"}", 1, 8, JsonProblem::ExpectedCommaOrBrace);
+        check("[1 2]", 1, 4, JsonProblem::ExpectedCommaOrBracket);
+        check("{\"a\":\"b\n\"}", 1, 8, JsonProblem::ControlCharacter);
+        check("{\"a\":\"\\x\"}", 1, 8, JsonProblem::BadEscape);
+        check("{\"a\":-}", 1, 7, JsonProblem::BadNumber);
+        check("{} {}", 1, 4, JsonProblem::TrailingText);
+        check("{", 1, 2, JsonProblem::UnexpectedEnd);
+        check("\u{feff}{}", 1, 1, JsonProblem::ByteOrderMark);
+        check(&"[".repeat(10_001), 1, 10_001, JsonProblem::TooDeep);
+    }
+
+    #[test]
+    fn wrong_types_are_refused_everywhere() {
+        let check = |payload: &str, expected: &str| {
+            let error = decode(payload).expect_err(payload).to_string();
+            assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+        };
+        check("[]", "the document must be an object, not an array");
+        check(
+            r#"{"auths":"x"}"#,
+            "`auths` must be an object, not a string",
+        );
+        check(
+            r#"{"httpHEADERS":{"a":true}}"#,
+            "must be a string, not a boolean",
+        );
+        check(
+            r#"{"auths":{"a":"x","a":{}}}"#,
+            "bad entry for registry \"a\"",
+        );
+        check(
+            r#"{"auths":{"a":{"email":[]}}}"#,
+            "`email` must be a string, not an array",
+        );
+    }
+
+    #[test]
+    fn messages_mask_user_info_in_keys() {
+        let error = decode(r#"{"auths":{"https://u:secret@r.io/x":[]}}"#).expect_err("refused");
+        let expected = DecodeError::BadEntry {
+            registry: "https://***@r.io/x".into(),
+            found: JsonKind::Array,
+            position: Position {
+                line: 1,
+                column: 37,
+            },
+        };
+        assert_eq!(error, expected);
+        let config = decode(r#"{"auths":{"u:secret@r.io":{}}}"#).expect("decodes");
+        assert!(!format!("{config:?}").contains("secret"));
+    }
 }

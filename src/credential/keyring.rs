@@ -260,3 +260,153 @@ fn may_be_docker_hub(image: &ImageRef<'_>) -> bool {
     let host = image.host();
     host == DOCKER_HUB || !host.contains(['.', ':'])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Key, Keyring, index_key};
+    use crate::image::ImageRef;
+
+    fn check_index_key(key: &str, expected: Option<&str>) {
+        let expected = expected.map(|text| text.as_bytes().to_vec());
+        assert_eq!(index_key(key), expected, "{key:?}");
+    }
+
+    fn keyring(keys: &[(&str, bool)]) -> Keyring {
+        Keyring::new(keys.iter().map(|(key, usable)| Key {
+            key,
+            usable: *usable,
+        }))
+    }
+
+    fn check(keys: &[&str], image: &str, expected: &[&str], fallback: bool) {
+        let keyring = Keyring::new(keys.iter().map(|key| Key { key, usable: true }));
+        let image = ImageRef::parse(image).expect(image);
+        let lookup = keyring.lookup(&image);
+        assert_eq!(lookup.matched_in_order, expected, "{keys:?} {image}");
+        assert_eq!(lookup.docker_hub_fallback, fallback, "{keys:?} {image}");
+        assert_eq!(keyring.covering_key(&image), expected.first().copied());
+    }
+
+    /// Whether one key, without the Docker Hub fallback, matches.
+    fn check_match(key: &str, image: &str, expected: bool) {
+        let found: &[&str] = if expected { &[key] } else { &[] };
+        check(&[key], image, found, false);
+    }
+
+    #[test]
+    fn raw_keys_become_index_keys() {
+        check_index_key("https://index.docker.io/v1/", Some("index.docker.io"));
+        check_index_key("https://index.docker.io/v1", Some("index.docker.io/v1"));
+        check_index_key(
+            "https://index.docker.io/v1/myorg",
+            Some("index.docker.io/myorg"),
+        );
+        check_index_key("http://r.io/v2/team/", Some("r.io/team/"));
+        check_index_key("r.io/v2", Some("r.io/v2"));
+        check_index_key("HTTPS://r.io", Some("HTTPS://r.io"));
+        check_index_key("u:p@r.io?x#f", Some("r.io"));
+        check_index_key("r.io:", Some("r.io:"));
+        check_index_key("r.io/", Some("r.io"));
+        check_index_key("r.io/v1/v1/", Some("r.io/v1/"));
+        check_index_key("R.io/a%20b", Some("R.io/a b"));
+        check_index_key("", Some(""));
+        for ignored in [" r.io", "r.io\n", "r.io:*", "r[a-z].io", "r.io/%zz", "[::1"] {
+            check_index_key(ignored, None);
+        }
+    }
+
+    #[test]
+    fn ports_are_compared_as_text() {
+        check_match("r.io", "r.io/x", true);
+        check_match("r.io:", "r.io/x", true);
+        check_match("r.io:443", "r.io/x", false);
+        check_match("https://r.io", "r.io:443/x", false);
+        check_match("r.io:5000", "r.io:05000/x", false);
+        check_match("*.io:5000", "r.io:5000/x", true);
+    }
+
+    #[test]
+    fn labels_are_matched_one_by_one() {
+        check_match("*.io", "r.io/x", true);
+        check_match("*.io", "a.b.io/x", false);
+        check_match("*r.io", "xr.io/x", true);
+        check_match("*r.io", "x.r.io/x", false);
+        check_match("r.io", "R.io/x", false);
+        check_match("*", "localhost/x", true);
+        check_match("a_b.com", "a_b.com/x", true);
+        check_match("[::1]:5000", "[::1]:5000/x", true);
+        check_match("[::1]", "[::1]/x", false);
+        check_match("[::A]", "A/x", true);
+        check_match("*:5000", "[:::]:5000/x", false);
+    }
+
+    #[test]
+    fn paths_are_prefixes_of_text() {
+        check_match("ghcr.io/acme", "ghcr.io/acme-evil/x", true);
+        check_match("r.io/team/", "r.io/team", false);
+        check_match("r.io/team/", "r.io/team-b/x", false);
+        check_match("r.io/*", "r.io/x", false);
+        check_match("r.io/app:v1", "r.io/app:v1", false);
+        check_match("docker.io/lib", "nginx", true);
+        check_match("docker.io/library/nginx", "nginx", true);
+        check_match("docker.io/library/nginxx", "nginx", false);
+    }
+
+    #[test]
+    fn keys_are_used_in_reverse_byte_order() {
+        check(
+            &[
+                "*.example.com/team/app",
+                "r.example.com",
+                "r.example.com/team",
+            ],
+            "r.example.com/team/app",
+            &[
+                "r.example.com/team",
+                "r.example.com",
+                "*.example.com/team/app",
+            ],
+            false,
+        );
+        check(
+            &["http://r.io", "r.io"],
+            "r.io/x",
+            &["http://r.io", "r.io"],
+            false,
+        );
+    }
+
+    #[test]
+    fn docker_hub_credentials_are_a_fallback() {
+        let hub = "https://index.docker.io/v1/";
+        check(&[hub, "r.io"], "nginx", &[hub], true);
+        check(&[hub], "localhost/app", &[hub], true);
+        check(&[hub], "UPPER/app", &[hub], true);
+        check(&[hub], "r.io/app", &[], false);
+        check(&[hub, "*.io"], "nginx", &["*.io"], false);
+        check(&[hub, "docker.io/my"], "my/app", &["docker.io/my"], false);
+        check(&["https://index.docker.io/v1"], "nginx", &[], false);
+        check(
+            &["registry-1.docker.io", "*.docker.io"],
+            "nginx",
+            &[],
+            false,
+        );
+    }
+
+    #[test]
+    fn an_unusable_entry_covers_nothing_but_hides_the_fallback() {
+        let image = ImageRef::parse("nginx").expect("parses");
+        let check = |keys: &[(&str, bool)], expected| {
+            assert_eq!(keyring(keys).covering_key(&image), expected, "{keys:?}");
+        };
+        check(&[("docker.io", false), ("index.docker.io", true)], None);
+        check(&[("docker.io", false), ("*.io", true)], Some("*.io"));
+        check(&[("index.docker.io", false)], None);
+        check(
+            &[("index.docker.io", false), ("http://index.docker.io", true)],
+            Some("http://index.docker.io"),
+        );
+        check(&[], None);
+    }
+}

@@ -21,22 +21,25 @@ pub(super) fn is_lower_hex(byte: u8) -> bool {
 /// What keeps `host` from being a registry: domain name, IPv4 address or bracketed IPv6 address, with
 /// an optional port. No range is checked: `[:::]` and port `99999` are fine, as they are there.
 pub(super) fn registry_defect(host: &str) -> Option<RegistryPart> {
-    let (port, defect) = match host.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, port)) if is_address(address) => (port, None),
-            _ => return Some(RegistryPart::Address),
-        },
+    let (is_host_good, malformed, port) = match host.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']').unwrap_or_default();
+            (is_address(address), RegistryPart::Address, port)
+        }
         None => {
             let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
-            let is_name = name.split('.').all(is_label);
-            (port, (!is_name).then_some(RegistryPart::Label))
+            (name.split('.').all(is_label), RegistryPart::Label, port)
         }
     };
-    let port_is_good = match port.strip_prefix(':') {
+    let is_port_good = match port.strip_prefix(':') {
         Some(digits) => !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()),
         None => port.is_empty(),
     };
-    defect.or((!port_is_good).then_some(RegistryPart::Port))
+    match (is_host_good, is_port_good) {
+        (false, _) => Some(malformed),
+        (true, false) => Some(RegistryPart::Port),
+        (true, true) => None,
+    }
 }
 
 fn is_address(text: &str) -> bool {

@@ -116,7 +116,7 @@ fn lookup_answer(keys: &[String], image: &[u8]) -> Value {
     let Ok(image) = ImageRef::parse_bytes(image) else {
         return json!({"error": true});
     };
-    let usable = |key: &str| key.len() % 3 != 0;
+    let usable = |key: &str| !key.len().is_multiple_of(3);
     let keyring = Keyring::new(keys.iter().map(|key| Key {
         key,
         usable: usable(key),

@@ -103,7 +103,7 @@ impl Generator {
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
+        usize::try_from(self.next() % limit.max(1) as u64).expect("below a usize")
     }
 
     fn one_in(&mut self, n: usize) -> bool {
@@ -451,7 +451,7 @@ impl Generator {
         }
     }
 
-    fn object(&mut self, fields: Vec<(String, String)>) -> String {
+    fn object(&mut self, fields: &[(String, String)]) -> String {
         let mut text = format!("{}{{{}", self.space(), self.space());
         for (index, (name, value)) in fields.iter().enumerate() {
             if index > 0 {
@@ -499,7 +499,7 @@ impl Generator {
             };
             fields.push((self.name(field), value));
         }
-        self.object(fields)
+        self.object(&fields)
     }
 
     fn auths(&mut self) -> String {
@@ -517,7 +517,7 @@ impl Generator {
             let entry = self.entry();
             fields.push((self.string(&key), entry));
         }
-        self.object(fields)
+        self.object(&fields)
     }
 
     fn headers(&mut self) -> String {
@@ -533,7 +533,7 @@ impl Generator {
             };
             fields.push((self.string("User-Agent"), value));
         }
-        self.object(fields)
+        self.object(&fields)
     }
 
     fn document(&mut self) -> String {
@@ -546,7 +546,7 @@ impl Generator {
             };
             fields.push(field);
         }
-        self.object(fields)
+        self.object(&fields)
     }
 
     pub(crate) fn payload_case(&mut self) -> Case {

@@ -6,9 +6,9 @@ const DEPTH_MAX: usize = 10_000;
 
 /// Where the text stops to be JSON: a byte offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::credential) struct SyntaxError {
-    pub(in crate::credential) at: usize,
-    pub(in crate::credential) problem: JsonProblem,
+pub(crate) struct SyntaxError {
+    pub(crate) at: usize,
+    pub(crate) problem: JsonProblem,
 }
 
 /// What is wrong with text that is no JSON.
@@ -59,7 +59,7 @@ pub enum JsonProblem {
 }
 
 /// Decides whether `text` is one JSON document.
-pub(in crate::credential) fn validate(text: &[u8]) -> Result<(), SyntaxError> {
+pub(crate) fn validate(text: &[u8]) -> Result<(), SyntaxError> {
     let mut scanner = Scanner { text, at: 0 };
     scanner.document().map_err(|problem| SyntaxError {
         at: scanner.at,

@@ -109,6 +109,7 @@ impl Api {
 
     fn exchange(&self, request: &[u8]) -> std::io::Result<Vec<u8>> {
         let stream = TcpStream::connect(self.address)?;
+        stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         let name = ServerName::IpAddress(self.address.ip().into());
         let connection =

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::wait::{HAPPY, ONE_BACK_OFF, wait_for};
 
-/// A namespace made for one trial. It is not waited for when the trial ends: the cluster ends soon.
+/// A namespace made for one trial. Nobody deletes it: the whole cluster ends soon.
 pub(crate) struct Namespace<'a> {
     /// Its name.
     pub(crate) name: String,
@@ -35,15 +35,7 @@ impl<'a> Namespace<'a> {
             .api
             .post("/api/v1/namespaces", &object)
             .expect("the namespace is new");
-        let namespace = Self {
-            name: name.to_owned(),
-            cluster,
-        };
-        // Pods are refused until the controllers have made the default ServiceAccount.
-        wait_for("the default ServiceAccount exists", HAPPY, || {
-            namespace.get("serviceaccounts", "default")
-        });
-        namespace
+        Self::existing(cluster, name)
     }
 
     /// A namespace that is there already.
@@ -140,7 +132,7 @@ impl<'a> Namespace<'a> {
             let object = self.get("pods", pod)?;
             match object["status"]["phase"].as_str() {
                 Some("Running" | "Succeeded") => Ok(object),
-                _ => Err(format!("{}; {}", object["status"], self.events_text(pod))),
+                _ => Err(object["status"].to_string()),
             }
         })
     }
@@ -198,7 +190,7 @@ impl<'a> Namespace<'a> {
         )
     }
 
-    /// Reason and message of every event of a Pod, in the order of their first time.
+    /// Reason and message of every event of a Pod, in no particular order.
     pub(crate) fn events(&self, pod: &str) -> Vec<(String, String)> {
         let path = format!(
             "{}?fieldSelector=involvedObject.name={pod}",

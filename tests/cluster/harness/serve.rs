@@ -42,10 +42,11 @@ pub(crate) fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Rou
         async move {
             // A client that breaks off is its own affair.
             match tls {
-                Some(tls) => match tls.accept(stream).await {
-                    Ok(stream) => serve_stream(stream, router).await,
-                    Err(_) => {}
-                },
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve_stream(stream, router).await;
+                    }
+                }
                 None => serve_stream(stream, router).await,
             }
         }
@@ -70,6 +71,8 @@ where
         let listener = tokio::net::TcpListener::from_std(listener).expect("it is non-blocking");
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
+            // Or every answer waits for a delayed acknowledgement.
+            drop(stream.set_nodelay(true));
             connections.spawn(handle(stream));
             while connections.try_join_next().is_some() {}
         }

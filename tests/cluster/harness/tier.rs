@@ -79,7 +79,7 @@ impl Tiers {
             Tier::Api => &self.api,
             Tier::Node => &self.node,
         };
-        result.as_ref().map(|()| ()).map_err(String::as_str)
+        result.as_ref().copied().map_err(String::as_str)
     }
 }
 

@@ -26,8 +26,7 @@ fn reviews(cluster: &Cluster) {
     let stub = Stub::start(cluster, |_| Reaction::Patch(json!([])));
     Registration::pullpass("capture", Reach::Url(stub.url())).create(cluster);
     let namespace = Namespace::create(cluster, "shop", "capture");
-    let mut heard = 0;
-    for (file, template) in cases() {
+    for (index, (file, template)) in cases().into_iter().enumerate() {
         let set = json!({
             "apiVersion": "apps/v1",
             "kind": "ReplicaSet",
@@ -45,11 +44,10 @@ fn reviews(cluster: &Cluster) {
             .unwrap_or_else(|error| panic!("{file}: {error}"));
         let review = wait_for(&format!("a review for {file}"), HAPPY, || {
             stub.heard()
-                .get(heard)
+                .get(index)
                 .cloned()
                 .ok_or_else(|| "nothing".to_owned())
         });
-        heard += 1;
         check(&review);
         if let Some(directory) = std::env::var_os(CAPTURE) {
             let path = Path::new(&directory).join(format!("{file}.json"));
@@ -81,22 +79,28 @@ fn cases() -> Vec<(&'static str, Value)> {
     vec![
         (
             "review-2k",
-            template("review-2k", vec![small_container("web")]),
+            template("review-2k", &[small_container("web")]),
         ),
         (
             "review-8k",
-            template("review-8k", (0..2).map(large_container).collect()),
+            template(
+                "review-8k",
+                &(0..2).map(large_container).collect::<Vec<_>>(),
+            ),
         ),
         (
             "review-60k",
-            template("review-60k", (0..8).map(huge_container).collect()),
+            template(
+                "review-60k",
+                &(0..8).map(huge_container).collect::<Vec<_>>(),
+            ),
         ),
         ("review-escapes", escapes()),
         ("review-everything", everything()),
     ]
 }
 
-fn template(app: &str, containers: Vec<Value>) -> Value {
+fn template(app: &str, containers: &[Value]) -> Value {
     json!({
         "metadata": {"labels": {"app": app}},
         "spec": {"containers": containers},
@@ -156,7 +160,7 @@ fn huge_container(index: usize) -> Value {
 
 /// Text that a reader of JSON has to unescape, also in the image.
 fn escapes() -> Value {
-    let mut template = template("review-escapes", vec![small_container("web")]);
+    let mut template = template("review-escapes", &[small_container("web")]);
     template["metadata"]["annotations"] = json!({
         "example.com/config": "{\"quoted\": \"\\\"deep\\\"\"}\r\n\ttab and \u{2028} and \u{1f433}",
         "example.com/html": "<a href=\"?a=1&b=2\">",
@@ -168,7 +172,7 @@ fn escapes() -> Value {
 
 /// Every place that names an image, and a list of pull secrets that is there already.
 fn everything() -> Value {
-    let mut template = template("review-everything", vec![small_container("web")]);
+    let mut template = template("review-everything", &[small_container("web")]);
     template["spec"]["imagePullSecrets"] = json!([{"name": "mine"}]);
     template["spec"]["initContainers"] = json!([
         {"name": "migrate", "image": "docker.io/acme/migrate@sha256:0000000000000000000000000000000000000000000000000000000000000000"},

@@ -249,7 +249,7 @@ impl Random {
     }
 
     /// Absent, null, empty or filled.
-    fn set(&mut self, object: &mut Value, field: &str, items: Vec<Value>) {
+    fn set(&mut self, object: &mut Value, field: &str, items: &[Value]) {
         match (items.is_empty(), self.below(3)) {
             (false, _) => object[field] = json!(items),
             (true, 0) => object[field] = json!(null),
@@ -274,12 +274,12 @@ impl Random {
         if containers.is_empty() && !self.once_in(20) {
             containers.push(json!({"name": "app", "image": self.image()}));
         }
-        self.set(&mut spec, "containers", containers);
+        self.set(&mut spec, "containers", &containers);
         let mut init = self.containers("init", 2);
         if let Some(sidecar) = init.first_mut().filter(|_| self.0.is_multiple_of(2)) {
             sidecar["restartPolicy"] = json!("Always");
         }
-        self.set(&mut spec, "initContainers", init);
+        self.set(&mut spec, "initContainers", &init);
         let mut volumes: Vec<Value> = (0..self.below(3))
             .map(|index| {
                 let reference = self.image();
@@ -289,9 +289,9 @@ impl Random {
         if self.once_in(2) {
             volumes.push(json!({"name": "scratch", "emptyDir": {}}));
         }
-        self.set(&mut spec, "volumes", volumes);
+        self.set(&mut spec, "volumes", &volumes);
         let secrets = self.pull_secrets();
-        self.set(&mut spec, "imagePullSecrets", secrets);
+        self.set(&mut spec, "imagePullSecrets", &secrets);
         if self.once_in(30) {
             // Refused on create, but only after the webhook has seen it.
             spec["ephemeralContainers"] = json!(self.containers("debug", 1));

@@ -23,6 +23,7 @@ pub(crate) fn register(trials: &mut Trials) {
     trials.node("scenario_05_key_scoped_to_a_path", scenario_05);
     trials.node("scenario_09_one_address_two_ports", scenario_09);
     trials.node("scenario_10_docker_hub_limits_anonymous_pulls", scenario_10);
+    trials.node("names_of_the_clouds_by_pattern", clouds);
     trials.node(
         "scenario_11_public_pods_while_a_source_is_broken",
         scenario_11,
@@ -34,8 +35,6 @@ const MEASURED_PODS: usize = 5;
 
 fn scenario_01(cluster: &Cluster) {
     let kit = cluster.registries();
-    let alpha = ALPHA.secret();
-
     let bare = Namespace::create(cluster, "bare", "none");
     bare.create_object(
         "pods",
@@ -44,10 +43,10 @@ fn scenario_01(cluster: &Cluster) {
     bare.pull_failed("app");
     bare.waits_for("app", "ImagePullBackOff");
 
-    let injection = Injection::covering(cluster, &[alpha.clone()]);
+    let injection = Injection::covering(cluster, &[ALPHA.secret()]);
     let injected = injection.namespace("injected");
     let by_hand = Namespace::create(cluster, "by-hand", "none");
-    by_hand.create_object("secrets", &alpha);
+    by_hand.create_object("secrets", &ALPHA.secret());
     let mut times: [Vec<Duration>; 2] = Default::default();
     for index in 0..MEASURED_PODS {
         let name = format!("app-{index}");
@@ -210,6 +209,58 @@ fn scenario_10(cluster: &Cluster) {
             assert_eq!(pull_secrets_of(&namespace.running(name)), ["hub"], "{key}");
         }
     }
+}
+
+/// Rules with patterns, on image names as the clouds hand them out.
+fn clouds(cluster: &Cluster) {
+    const CLOUDS: [(&str, &str, &str); 4] = [
+        (
+            "aliyun",
+            "registry.cn-hangzhou.aliyuncs.com",
+            "registry.cn-*.aliyuncs.com/acme",
+        ),
+        (
+            "ecr",
+            "123456789012.dkr.ecr.eu-west-1.amazonaws.com",
+            "'*.dkr.ecr.*.amazonaws.com'",
+        ),
+        ("acr", "example.azurecr.io", "'*.azurecr.io'"),
+        ("gcr", "gcr.io", "gcr.io/acme"),
+    ];
+    let kit = cluster.registries();
+    let names: Vec<String> = CLOUDS
+        .iter()
+        .map(|(name, ..)| format!("{{name: {name}}}"))
+        .collect();
+    let rules = CLOUDS.iter().map(|(name, _, pattern)| {
+        format!("  - {{name: {name}, images: [{pattern}], pullSecrets: [{name}]}}\n")
+    });
+    let rules = format!(
+        "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\npullSecrets: [{}]\nrules:\n{}",
+        names.join(", "),
+        rules.collect::<String>()
+    );
+    let secrets = CLOUDS.map(|(name, host, _)| {
+        // User names as the clouds have them.
+        let user = match name {
+            "ecr" => "AWS",
+            "gcr" => "_json_key",
+            other => other,
+        };
+        let account = Account::new(user, "a token", &[&format!("acme/{name}")]);
+        kit.tokens.permit(&account);
+        pull_secret(name, &token_config(host, &account))
+    });
+    let injection = Injection::start(cluster, &rules, &secrets);
+    let namespace = injection.namespace("clouds");
+    let images = CLOUDS.map(|(name, host, _)| (name, kit.fresh(host, &format!("acme/{name}"))));
+    let containers: Vec<_> = images
+        .iter()
+        .map(|(name, image)| (*name, image.as_str()))
+        .collect();
+    namespace.create_object("pods", &pod("app", &containers));
+    let names = CLOUDS.map(|(name, ..)| name);
+    assert_eq!(pull_secrets_of(&namespace.running("app")), names);
 }
 
 fn scenario_11(cluster: &Cluster) {

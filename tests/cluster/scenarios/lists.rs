@@ -144,7 +144,7 @@ fn scenario_15(cluster: &Cluster) {
     let injection = Injection::start(cluster, RULES, &[]);
     // The API server calls configurations in the order of their names; ours starts with "pullpass".
     for (order, prefix) in [("before", "a"), ("after", "z")] {
-        for (what, operations) in other_webhooks() {
+        for (what, operations) in OTHER_WEBHOOKS {
             let stub = Stub::start(cluster, move |review| Reaction::Patch(operations(review)));
             let group = cluster.unique("scenario-15");
             Registration {
@@ -175,42 +175,38 @@ fn scenario_15(cluster: &Cluster) {
     }
 }
 
-/// What another webhook does: adds the very same name, adds a sidecar or an init container with a
-/// private image. Each does it once, whatever order it is called in.
-fn other_webhooks() -> Vec<(&'static str, fn(&Value) -> Value)> {
-    fn same_name(review: &Value) -> Value {
-        let list = &review["request"]["object"]["spec"]["imagePullSecrets"];
-        match list.as_array() {
-            None => {
-                json!([{"op": "add", "path": "/spec/imagePullSecrets", "value": [{"name": "alpha"}]}])
-            }
-            Some(list) if list.contains(&json!({"name": "alpha"})) => json!([]),
-            Some(_) => {
-                json!([{"op": "add", "path": "/spec/imagePullSecrets/-", "value": {"name": "alpha"}}])
-            }
-        }
+/// What another webhook does with a review: the JSON patch it makes of it.
+type Injector = fn(&Value) -> Value;
+
+/// Each does its work once, whatever order it is called in.
+const OTHER_WEBHOOKS: [(&str, Injector); 3] = [
+    ("same name", add_the_same_name),
+    ("private sidecar", add_a_private_sidecar),
+    ("private init container", add_a_private_init_container),
+];
+
+fn add_the_same_name(review: &Value) -> Value {
+    let alpha = json!({"name": "alpha"});
+    match review["request"]["object"]["spec"]["imagePullSecrets"].as_array() {
+        None => json!([{"op": "add", "path": "/spec/imagePullSecrets", "value": [alpha]}]),
+        Some(list) if list.contains(&alpha) => json!([]),
+        Some(_) => json!([{"op": "add", "path": "/spec/imagePullSecrets/-", "value": alpha}]),
     }
-    fn sidecar(review: &Value) -> Value {
-        let containers = review["request"]["object"]["spec"]["containers"].as_array();
-        if containers.is_some_and(|containers| containers.len() > 1) {
-            return json!([]);
-        }
-        json!([{"op": "add", "path": "/spec/containers/-", "value": container("sidecar", IMAGE)}])
+}
+
+fn add_a_private_sidecar(review: &Value) -> Value {
+    let containers = review["request"]["object"]["spec"]["containers"].as_array();
+    if containers.is_some_and(|containers| containers.len() > 1) {
+        return json!([]);
     }
-    fn init(review: &Value) -> Value {
-        if review["request"]["object"]["spec"]
-            .get("initContainers")
-            .is_some()
-        {
-            return json!([]);
-        }
-        json!([{"op": "add", "path": "/spec/initContainers", "value": [container("init", IMAGE)]}])
+    json!([{"op": "add", "path": "/spec/containers/-", "value": container("sidecar", IMAGE)}])
+}
+
+fn add_a_private_init_container(review: &Value) -> Value {
+    if review["request"]["object"]["spec"]["initContainers"].is_array() {
+        return json!([]);
     }
-    vec![
-        ("same name", same_name),
-        ("private sidecar", sidecar),
-        ("private init container", init),
-    ]
+    json!([{"op": "add", "path": "/spec/initContainers", "value": [container("init", IMAGE)]}])
 }
 
 fn opt_out(cluster: &Cluster) {

@@ -29,7 +29,7 @@ fn awesomeapps(cluster: &Cluster) {
         "mysecret",
         &token_config("https://index.docker.io/v1/", &account),
     );
-    let injection = Injection::covering(cluster, &[secret.clone()]);
+    let injection = Injection::covering(cluster, &[secret]);
     let namespace = injection.namespace_labelled("awesomeapps", &json!({}));
     let manifest = "
 apiVersion: v1
@@ -62,7 +62,7 @@ fn private_registry_test(cluster: &Cluster) {
     kit.push("busybox", "v1");
     let config = token_config("my-private-registry.infra", &account);
     let secret = pull_secret("mysecret", &config);
-    let injection = Injection::covering(cluster, &[secret.clone()]);
+    let injection = Injection::covering(cluster, &[secret]);
     let namespace = injection.namespace_labelled("private-registry-test", &json!({}));
     let manifest = "
 apiVersion: v1
@@ -82,8 +82,7 @@ spec:
 
 fn private_image_test(cluster: &Cluster) {
     let kit = cluster.registries();
-    let secret = ALPHA.secret();
-    let injection = Injection::covering(cluster, &[secret.clone()]);
+    let injection = Injection::covering(cluster, &[ALPHA.secret()]);
     let injected = injection.namespace("private-image");
     let bare = Namespace::create(cluster, "private-image-bare", "none");
     let image = kit.fresh(ALPHA.host, "private/image");
@@ -101,7 +100,7 @@ spec:
       command: [ \"echo\", \"SUCCESS\" ]
 "
     );
-    bare.create_object("secrets", &secret);
+    bare.create_object("secrets", &ALPHA.secret());
     for namespace in [&bare, &injected] {
         namespace.kubectl(&["create", "-f", "-"], &manifest);
     }

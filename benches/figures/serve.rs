@@ -1,0 +1,108 @@
+//! The server whose instructions are counted: the program's own, with one of two handlers.
+//!
+//! One thread, so that no counts depend on who got which request.
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+
+use clap::ValueEnum;
+use pullpass::admission::{self, Answer, Reason, Report, ReviewError};
+use pullpass::shutdown;
+use pullpass::snapshot::Snapshot;
+use pullpass::webhook::{CertificateSource, Config, Webhook};
+use smallvec::SmallVec;
+
+use super::Outcome;
+use super::site::Site;
+
+/// What answers the reviews.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Handler {
+    /// Reads nothing, and answers with the same patch every time.
+    Null,
+    /// What ships.
+    Pullpass,
+}
+
+impl Handler {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Pullpass => "pullpass",
+        }
+    }
+}
+
+/// A request with this body ends a part of callgrind's count.
+pub(crate) const MARK: &[u8] = b"mark";
+
+/// What callgrind is told to watch for: [`instruction_count_mark`].
+pub(crate) const MARK_SYMBOL: &str = "*instruction_count_mark*";
+
+#[inline(never)]
+fn instruction_count_mark(body: &[u8]) {
+    std::hint::black_box(body);
+}
+
+fn null(body: &[u8], _: &Snapshot) -> Result<Answer, ReviewError> {
+    if body == MARK {
+        instruction_count_mark(body);
+    }
+    Ok(patch())
+}
+
+fn pullpass(body: &[u8], snapshot: &Snapshot) -> Result<Answer, ReviewError> {
+    if body == MARK {
+        instruction_count_mark(body);
+        return Ok(patch());
+    }
+    admission::admit(body, snapshot)
+}
+
+/// An answer as any webhook gives that adds one field without looking.
+fn patch() -> Answer {
+    let body = concat!(
+        r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"#,
+        r#""uid":"094d3e4c-3070-4f5d-81ee-1ad540ab8b26","allowed":true,"patchType":"JSONPatch","#,
+        r#""patch":"W3sib3AiOiJhZGQiLCJwYXRoIjoiL3NwZWMvaW1hZ2VQdWxsU2VjcmV0cyIsInZhbHVl"#,
+        r#"IjpbeyJuYW1lIjoicHVsbC0wIn1dfV0="}}"#
+    );
+    Answer {
+        body: body.as_bytes().to_vec(),
+        report: Report {
+            reason: Reason::Injected,
+            injections: SmallVec::new(),
+            images_unparsable: 0,
+        },
+    }
+}
+
+/// Serves the site, says where on stdout, and ends when stdin does.
+pub(crate) fn run(handler: Handler, directory: &Path) -> Outcome<()> {
+    let site = Site(directory);
+    let mut config = Config::new(site.rules());
+    config.certificate = CertificateSource::Files {
+        certificate: site.certificate(),
+        key: site.key(),
+    };
+    config.admit = match handler {
+        Handler::Null => null,
+        Handler::Pullpass => pullpass,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let (stopper, stop) = shutdown::channel();
+        let webhook = Webhook::bind(config, stop).await?;
+        println!("{}", webhook.local_addr());
+        std::io::stdout().flush()?;
+        let until_stdin_ends =
+            tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()).map(drop));
+        tokio::select! {
+            served = webhook.serve() => served?,
+            ended = until_stdin_ends => { ended??; stopper.now(); }
+        }
+        Ok(())
+    })
+}

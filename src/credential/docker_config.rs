@@ -17,7 +17,7 @@ use std::fmt;
 
 use super::go_json::{self, Reader};
 use auth_field::decode_auth;
-use error::redacted;
+pub use error::redacted;
 
 pub use super::go_json::{JsonKind, JsonProblem};
 pub use auth_field::AuthProblem;

@@ -12,7 +12,7 @@
 //! `localhost`. Everything else is a Docker Hub image, whose pattern starts with `docker.io`.
 //! Hosts are compared without case; `index.docker.io` is `docker.io`.
 //!
-//! This module does not match anything: that is [`super::matcher`].
+//! This module does not match anything: that is `matcher`.
 
 use std::borrow::Cow;
 use std::fmt;

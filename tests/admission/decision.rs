@@ -388,6 +388,10 @@ fn warnings_are_short_whatever_the_names_are() {
 }
 
 /// The whole way: bytes in, bytes out.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "cases write `json!(…)` in place"
+)]
 fn check_patch(pod: &Value, expected: Value) {
     let snapshot = snapshot(&[]);
     let body = review("x", pod).to_string();

@@ -114,7 +114,7 @@ async fn listening(log: &Path) -> (SocketAddr, SocketAddr) {
         let lines = text
             .split_inclusive('\n')
             .filter(|line| line.ends_with('\n'));
-        let events = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let events = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
         for event in events {
             let address = |field: &str| event[field].as_str().unwrap().parse().unwrap();
             match event["message"].as_str().unwrap() {

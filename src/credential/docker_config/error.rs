@@ -96,7 +96,7 @@ pub enum DecodeError {
 }
 
 /// A key with its user info masked, for messages.
-pub(super) fn redacted(key: &str) -> String {
+pub fn redacted(key: &str) -> String {
     let start = key.find("://").map_or(0, |at| at + "://".len());
     let (scheme, rest) = key.split_at(start);
     let end = rest.find('/').unwrap_or(rest.len());

@@ -68,7 +68,8 @@ mod linear {
             None => glob == text,
             Some((head, tail)) => text.strip_prefix(head).is_some_and(|rest| {
                 let cuts = rest.char_indices().map(|(at, _)| at).chain([rest.len()]);
-                cuts.into_iter().any(|at| self::glob(tail, &rest[at..]))
+                cuts.into_iter()
+                    .any(|at| rest.get(at..).is_some_and(|rest| self::glob(tail, rest)))
             }),
         }
     }

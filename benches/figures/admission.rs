@@ -39,16 +39,10 @@ pub(crate) fn measure(scale: Scale, report: &mut Report) -> Outcome<()> {
             ratios.push(typed / ours);
         }
         let bytes = format!("{} bytes", bodies.mean_bytes());
-        report
-            .add(&format!("admission_ns_{size}"), Spread::of(ours_ns).median)
-            .note(&bytes);
-        report.add(
-            &format!("dynamicobject_ns_{size}"),
-            Spread::of(typed_ns).median,
-        );
-        let spread = Spread::of(ratios);
-        let key = format!("throughput_vs_dynamicobject_{size}");
-        report.add(&key, spread.median).note(&spread.to_string());
+        let ours_ns = Spread::of(ours_ns).median;
+        report.add_with_note(&format!("admission_ns_{size}"), ours_ns, &bytes);
+        report.add_median(&format!("dynamicobject_ns_{size}"), typed_ns);
+        report.add_median(&format!("throughput_vs_dynamicobject_{size}"), ratios);
     }
     Ok(())
 }

@@ -152,9 +152,9 @@ fn counts(site: &Site<'_>) -> std::path::PathBuf {
 fn instructions(site: &Site<'_>, part: usize) -> Outcome<f64> {
     let path = counts(site).with_extension(format!("out.{part}"));
     let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let total = text.lines().find_map(|line| {
-        line.strip_prefix("summary:")
-            .or(line.strip_prefix("totals:"))
-    });
+    let prefixes = ["summary:", "totals:"];
+    let total = text
+        .lines()
+        .find_map(|line| prefixes.iter().find_map(|prefix| line.strip_prefix(prefix)));
     Ok(total.ok_or("callgrind wrote no total")?.trim().parse()?)
 }

@@ -80,9 +80,8 @@ pub(crate) fn measure(scale: Scale, report: &mut Report) -> Outcome<()> {
     }
     for bench in &benches {
         for (temperature, samples) in [("cold", &bench.cold_ns), ("hot", &bench.hot_ns)] {
-            let spread = Spread::of(samples.clone());
             let key = format!("match_ns_{}_{temperature}", bench.patterns);
-            report.add(&key, spread.median).note(&spread.to_string());
+            report.add_median(&key, samples.clone());
         }
     }
     let [small, .., large] = &*benches else {

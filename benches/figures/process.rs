@@ -10,7 +10,7 @@ use super::bodies::{Bodies, RULES};
 use super::client::Client;
 use super::report::Report;
 use super::site::Site;
-use super::{Outcome, Scale, Spread};
+use super::{Outcome, Scale};
 
 /// The program that ships, except that the bench profile keeps its symbols.
 const PULLPASS: &str = env!("CARGO_BIN_EXE_pullpass");
@@ -34,9 +34,7 @@ pub(crate) fn measure(scale: Scale, report: &mut Report) -> Outcome<()> {
             first_answer_ms.push(webhook.first_answer.as_secs_f64() * 1e3);
             rss_mib = webhook.rss_mib()?;
         }
-        let spread = Spread::of(first_answer_ms);
-        let key = format!("first_tls_answer_ms_{rules}");
-        report.add(&key, spread.median).note(&spread.to_string());
+        report.add_median(&format!("first_tls_answer_ms_{rules}"), first_answer_ms);
         report.add(&format!("rss_mib_{rules}"), rss_mib);
     }
     report.add("rss_mib_after_load", rss_after_load(&site)?);
@@ -135,7 +133,11 @@ fn rss_after_load(site: &Site<'_>) -> Outcome<f64> {
             .collect();
         threads
             .into_iter()
-            .filter_map(|thread| thread.join().unwrap_or(Some("panicked".to_owned())))
+            .filter_map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Some("panicked".to_owned()))
+            })
             .collect()
     });
     match failures.first() {

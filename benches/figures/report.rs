@@ -94,11 +94,11 @@ struct Figure {
 impl Report {
     /// Adds a figure.
     pub(crate) fn add(&mut self, key: &str, value: f64) {
-        self.add_with_note(key, value, "");
+        self.add_with_note(key, value, &"");
     }
 
     /// Adds a figure with a remark for the table.
-    pub(crate) fn add_with_note(&mut self, key: &str, value: f64, note: impl ToString) {
+    pub(crate) fn add_with_note(&mut self, key: &str, value: f64, note: &dyn std::fmt::Display) {
         self.figures.push(Figure {
             key: key.to_owned(),
             value,
@@ -109,7 +109,7 @@ impl Report {
     /// Adds the median of samples, with their range as the remark.
     pub(crate) fn add_median(&mut self, key: &str, samples: Vec<f64>) {
         let spread = Spread::of(samples);
-        self.add_with_note(key, spread.median, spread);
+        self.add_with_note(key, spread.median, &spread);
     }
 
     /// The table that is printed.

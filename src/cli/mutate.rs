@@ -69,7 +69,10 @@ pub(super) fn run(args: &MutateArgs) -> Result<Outcome, CliError> {
     if args.output != Format::Patch {
         for pod in &pods {
             for warning in &pod.warnings {
-                note(&format!("{}: {warning}", pod.title()));
+                note(&format!(
+                    "{} {}: {warning}",
+                    pod.source.kind, pod.source.name
+                ));
             }
         }
     }
@@ -110,11 +113,6 @@ impl Mutation {
             reason: decision.reason.as_str(),
             warnings: decision.warnings.iter().map(|w| w.to_text()).collect(),
         })
-    }
-
-    /// `Pod web`, or `Deployment web`.
-    fn title(&self) -> String {
-        format!("{} {}", self.source.kind, self.source.name)
     }
 
     fn diff(&self) -> String {

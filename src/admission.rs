@@ -3,7 +3,7 @@
 //! One request flows through this room in one direction:
 //!
 //! ```text
-//! bytes --review::Review--> PodView --decision::decide--> Decision --review::write_response--> bytes
+//! bytes --review::Review--> PodView --decision::decide_pod--> Decision --review::write_response--> bytes
 //! ```
 //!
 //! [`decision`] holds the line that decides whether a Pod is skipped. This room must not do I/O, take
@@ -16,7 +16,7 @@ pub mod patch;
 pub mod pod;
 pub mod review;
 
-pub use decision::{Decision, Reason, Warning, decide};
+pub use decision::{Decision, Reason, Warning, decide_pod};
 pub use pod::PodView;
 pub use review::{Review, ReviewError};
 
@@ -38,6 +38,18 @@ pub fn admit(body: &[u8], snapshot: &Snapshot) -> Result<Answer, ReviewError> {
         body,
         report: Report::of(&decision),
     })
+}
+
+/// Decides one review. Only the CREATE of a Pod can be patched: later the list is immutable, and a
+/// patch would turn a legal update into a refused one.
+pub fn decide<'s>(review: &Review<'_>, snapshot: &'s Snapshot) -> Decision<'s> {
+    if !review.is_pod_create {
+        return Decision::unchanged(Reason::NotPodCreate);
+    }
+    match &review.pod {
+        None => Decision::unchanged(Reason::UnreadablePod),
+        Some(pod) => decide_pod(&review.namespace, pod, snapshot),
+    }
 }
 
 /// What to send, and what to count.

@@ -1,7 +1,7 @@
 //! Which pull secrets a Pod gets, and why not.
 //!
 //! The order, which the code follows:
-//! 1. [`decide`]: only CREATE of Pods; [`skip_reason`]: no mirror Pods, no opted-out ones.
+//! 1. [`skip_reason`]: no mirror Pods, no opted-out ones. (Only CREATE of Pods gets here.)
 //! 2. Images that parse; the others are the kubelet's to refuse.
 //! 3. Rules in order: namespace, Pod labels, then images ([`Context::applies`], [`Context::wants`]).
 //! 4. Secrets in rule order, each judged alone ([`Context::verdict`]).
@@ -23,7 +23,6 @@ use crate::rules::{Mode, PullSecret, Rule, RuleId, SecretId};
 use crate::snapshot::{NamespaceLabels, Snapshot};
 
 use super::pod::{PodView, PullSecretList};
-use super::review::Review;
 
 /// What happens to one Pod.
 #[derive(Debug)]
@@ -180,17 +179,6 @@ impl fmt::Display for Warning<'_> {
     }
 }
 
-/// Decides one review.
-pub fn decide<'s>(review: &Review<'_>, snapshot: &'s Snapshot) -> Decision<'s> {
-    if !review.is_pod_create {
-        return Decision::unchanged(Reason::NotPodCreate);
-    }
-    match &review.pod {
-        None => Decision::unchanged(Reason::UnreadablePod),
-        Some(pod) => decide_pod(&review.namespace, pod, snapshot),
-    }
-}
-
 /// Whether the Pod may not be patched at all; this is where Pods are skipped.
 pub fn skip_reason(pod: &PodView<'_>) -> Option<Reason> {
     if pod.is_mirror {
@@ -228,7 +216,8 @@ pub fn decide_pod<'s>(namespace: &str, pod: &PodView<'_>, snapshot: &'s Snapshot
 }
 
 impl<'s> Decision<'s> {
-    fn unchanged(reason: Reason) -> Self {
+    /// Nothing is added, for `reason`.
+    pub(super) fn unchanged(reason: Reason) -> Self {
         Self {
             reason,
             inject: SmallVec::new(),

@@ -11,12 +11,13 @@
 
 pub mod decision;
 pub mod explanation;
-mod lenient;
+mod json;
 pub mod patch;
 pub mod pod;
 pub mod review;
 
 pub use decision::{Decision, Reason, Warning, decide_pod};
+pub use json::NotJson;
 pub use pod::PodView;
 pub use review::{Review, ReviewError};
 

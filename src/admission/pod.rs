@@ -5,13 +5,11 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde::de::{MapAccess, SeqAccess};
 use smallvec::SmallVec;
 
 use crate::rules::selector::Labels;
 
-use super::lenient::{Array, Fields, Items, Object, Text, skip};
+use super::json::{self, Array, NotJson, Read, Reader, utf8};
 
 /// Created by the kubelet for a static Pod; a patched one is refused by the API server
 /// (kubernetes `plugin/pkg/admission/serviceaccount`, "a mirror pod may not reference secrets").
@@ -105,9 +103,9 @@ impl<'a> PodView<'a> {
     /// Reads a Pod's JSON, as it stands in `request.object` of an AdmissionReview.
     ///
     /// # Errors
-    /// Only where `json` is not JSON: a field of the wrong type counts as absent.
-    pub fn parse(json: &'a [u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(json)
+    /// [`NotJson`]; a field of the wrong type counts as absent.
+    pub fn parse(json: &'a [u8]) -> Result<Self, NotJson> {
+        json::read(json, pod)
     }
 
     /// The name of the Pod's ServiceAccount.
@@ -118,115 +116,90 @@ impl<'a> PodView<'a> {
     }
 }
 
-impl<'de> Deserialize<'de> for PodView<'de> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Object(object) = Object::<PodFields<'de>>::deserialize(deserializer)?;
-        let PodFields { metadata, spec } = object.unwrap_or_default();
-        let has_spec = spec.is_some();
-        let spec = spec.unwrap_or_default();
-        let mut images = Images::new();
-        for (place, found) in [
-            (Place::InitContainer, spec.init_containers),
-            (Place::Container, spec.containers),
-            (Place::EphemeralContainer, spec.ephemeral_containers),
-            (Place::Volume, spec.volumes),
-        ] {
-            images.extend(found.into_iter().map(|image| (place, image)));
-        }
-        Ok(Self {
-            is_mirror: metadata.annotations.is_mirror,
-            opted_out: metadata.annotations.opted_out,
-            labels: metadata.labels,
-            has_spec,
-            service_account: spec.service_account_name.or(spec.service_account),
-            pull_secrets: spec.pull_secrets,
-            images,
-        })
-    }
-}
-
-#[derive(Default)]
-struct PodFields<'a> {
-    metadata: MetadataFields<'a>,
-    spec: Option<SpecFields<'a>>,
-}
-
-impl<'de> Fields<'de> for PodFields<'de> {
-    fn field<A>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error>
-    where
-        A: MapAccess<'de>,
-    {
+/// Reads a Pod; from anything but an object, one without a spec.
+pub(super) fn pod<'a>(json: &mut Reader<'a>) -> Read<PodView<'a>> {
+    let (mut metadata, mut spec) = (Metadata::default(), None);
+    json.object(|key, json| {
         match &*key {
-            "metadata" => self.metadata = map.next_value::<Object<_>>()?.0.unwrap_or_default(),
-            "spec" => self.spec = map.next_value::<Object<_>>()?.0,
-            _ => skip(map)?,
+            b"metadata" => metadata = self::metadata(json)?,
+            b"spec" => spec = self::spec(json)?,
+            _ => json.skip()?,
         }
         Ok(())
+    })?;
+    let has_spec = spec.is_some();
+    let spec = spec.unwrap_or_default();
+    let mut images = Images::new();
+    for (place, found) in [
+        (Place::InitContainer, spec.init_containers),
+        (Place::Container, spec.containers),
+        (Place::EphemeralContainer, spec.ephemeral_containers),
+        (Place::Volume, spec.volumes),
+    ] {
+        images.extend(found.into_iter().map(|image| (place, image)));
     }
+    Ok(PodView {
+        is_mirror: metadata.is_mirror,
+        opted_out: metadata.opted_out,
+        labels: metadata.labels,
+        has_spec,
+        service_account: spec.service_account_name.or(spec.service_account),
+        pull_secrets: spec.pull_secrets,
+        images,
+    })
 }
 
 #[derive(Default)]
-struct MetadataFields<'a> {
-    annotations: AnnotationFields,
+struct Metadata<'a> {
+    is_mirror: bool,
+    opted_out: bool,
     labels: PodLabels<'a>,
 }
 
-impl<'de> Fields<'de> for MetadataFields<'de> {
-    fn field<A>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error>
-    where
-        A: MapAccess<'de>,
-    {
+fn metadata<'a>(json: &mut Reader<'a>) -> Read<Metadata<'a>> {
+    let mut metadata = Metadata::default();
+    json.object(|key, json| {
         match &*key {
-            "annotations" => {
-                self.annotations = map.next_value::<Object<_>>()?.0.unwrap_or_default();
-            }
-            "labels" => self.labels = map.next_value::<Object<_>>()?.0.unwrap_or_default(),
-            _ => skip(map)?,
+            b"annotations" => (metadata.is_mirror, metadata.opted_out) = annotations(json)?,
+            b"labels" => metadata.labels = labels(json)?,
+            _ => json.skip()?,
         }
         Ok(())
-    }
+    })?;
+    Ok(metadata)
 }
 
-#[derive(Default)]
-struct AnnotationFields {
-    is_mirror: bool,
-    opted_out: bool,
-}
-
-impl<'de> Fields<'de> for AnnotationFields {
-    fn field<A>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error>
-    where
-        A: MapAccess<'de>,
-    {
-        match &*key {
-            MIRROR_POD_ANNOTATION => {
-                skip(map)?;
-                self.is_mirror = true;
-            }
-            INJECT_ANNOTATION => {
-                self.opted_out = map.next_value::<Text<'_>>()?.0.as_deref() == Some("false");
-            }
-            _ => skip(map)?,
+/// Whether it is a mirror Pod, and whether it is opted out.
+fn annotations(json: &mut Reader<'_>) -> Read<(bool, bool)> {
+    let (mut is_mirror, mut opted_out) = (false, false);
+    json.object(|key, json| {
+        if *key == *MIRROR_POD_ANNOTATION.as_bytes() {
+            json.skip()?;
+            is_mirror = true;
+        } else if *key == *INJECT_ANNOTATION.as_bytes() {
+            opted_out = json.text()?.as_deref() == Some("false");
+        } else {
+            json.skip()?;
         }
         Ok(())
-    }
+    })?;
+    Ok((is_mirror, opted_out))
 }
 
-impl<'de> Fields<'de> for PodLabels<'de> {
-    fn field<A>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error>
-    where
-        A: MapAccess<'de>,
-    {
-        let Text(value) = map.next_value()?;
-        self.0.push((key, value.unwrap_or_default()));
+fn labels<'a>(json: &mut Reader<'a>) -> Read<PodLabels<'a>> {
+    let mut labels = PodLabels::default();
+    json.object(|key, json| {
+        let value = json.text()?.unwrap_or_default();
+        labels.0.push((utf8(key)?, value));
         Ok(())
-    }
+    })?;
+    Ok(labels)
 }
 
 /// `spec`. The four image lists stay apart until all are read: JSON may hold them in any order, and
 /// a later duplicate replaces an earlier one.
 #[derive(Default)]
-struct SpecFields<'a> {
+struct Spec<'a> {
     init_containers: ImageList<'a>,
     containers: ImageList<'a>,
     ephemeral_containers: ImageList<'a>,
@@ -238,170 +211,85 @@ struct SpecFields<'a> {
 
 type ImageList<'a> = SmallVec<[Cow<'a, str>; 4]>;
 
-impl<'de> Fields<'de> for SpecFields<'de> {
-    fn field<A>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error>
-    where
-        A: MapAccess<'de>,
-    {
+fn spec<'a>(json: &mut Reader<'a>) -> Read<Option<Spec<'a>>> {
+    let mut spec = Spec::default();
+    let is_object = json.object(|key, json| {
         match &*key {
-            "initContainers" => self.init_containers = containers(map)?,
-            "containers" => self.containers = containers(map)?,
-            "ephemeralContainers" => self.ephemeral_containers = containers(map)?,
-            "volumes" => self.volumes = volumes(map)?,
-            "imagePullSecrets" => self.pull_secrets = pull_secrets(map)?,
-            "serviceAccountName" => self.service_account_name = name(map)?,
-            "serviceAccount" => self.service_account = name(map)?,
-            _ => skip(map)?,
+            b"initContainers" => spec.init_containers = images(json, image)?,
+            b"containers" => spec.containers = images(json, image)?,
+            b"ephemeralContainers" => spec.ephemeral_containers = images(json, image)?,
+            b"volumes" => spec.volumes = images(json, volume_image)?,
+            b"imagePullSecrets" => spec.pull_secrets = pull_secrets(json)?,
+            b"serviceAccountName" => spec.service_account_name = non_empty_text(json)?,
+            b"serviceAccount" => spec.service_account = non_empty_text(json)?,
+            _ => json.skip()?,
         }
         Ok(())
-    }
+    })?;
+    Ok(is_object.then_some(spec))
 }
 
 /// A name that counts as absent when it is empty, as in Go.
-fn name<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Cow<'de, str>>, A::Error> {
-    let Text(name) = map.next_value()?;
-    Ok(name.filter(|name| !name.is_empty()))
+fn non_empty_text<'a>(json: &mut Reader<'a>) -> Read<Option<Cow<'a, str>>> {
+    Ok(json.text()?.filter(|text| !text.is_empty()))
 }
 
-fn containers<'de, A: MapAccess<'de>>(map: &mut A) -> Result<ImageList<'de>, A::Error> {
-    Ok(match map.next_value()? {
-        Array::Items(Containers(images)) => images,
-        Array::Null | Array::WrongType => ImageList::new(),
-    })
+/// The images of a list, of which `image` reads one element.
+fn images<'a>(
+    json: &mut Reader<'a>,
+    image: fn(&mut Reader<'a>) -> Read<Option<Cow<'a, str>>>,
+) -> Read<ImageList<'a>> {
+    let mut images = ImageList::new();
+    json.array(|json| {
+        images.extend(image(json)?.filter(|image| !image.is_empty()));
+        Ok(())
+    })?;
+    Ok(images)
 }
 
-fn volumes<'de, A: MapAccess<'de>>(map: &mut A) -> Result<ImageList<'de>, A::Error> {
-    Ok(match map.next_value()? {
-        Array::Items(Volumes(images)) => images,
-        Array::Null | Array::WrongType => ImageList::new(),
-    })
+/// `image` of a container.
+fn image<'a>(json: &mut Reader<'a>) -> Read<Option<Cow<'a, str>>> {
+    text_field(json, b"image")
 }
 
-fn pull_secrets<'de, A: MapAccess<'de>>(map: &mut A) -> Result<PullSecretList<'de>, A::Error> {
-    Ok(match map.next_value()? {
-        Array::Items(Names(names)) if !names.is_empty() => PullSecretList::Names(names),
-        Array::Items(_) | Array::Null => PullSecretList::Empty,
-        Array::WrongType => PullSecretList::WrongType,
-    })
-}
-
-/// Elements of the container lists, of which only `image` is kept.
-#[derive(Default)]
-struct Containers<'a>(ImageList<'a>);
-
-impl<'de> Items<'de> for Containers<'de> {
-    fn item<A: SeqAccess<'de>>(&mut self, seq: &mut A) -> Result<Option<()>, A::Error> {
-        let Some(Object(element)) = seq.next_element::<Object<Field<'de, Image>>>()? else {
-            return Ok(None);
-        };
-        self.0.extend(element.and_then(Field::into_non_empty));
-        Ok(Some(()))
-    }
-}
-
-/// Elements of `volumes`, of which only `image.reference` is kept.
-#[derive(Default)]
-struct Volumes<'a>(ImageList<'a>);
-
-impl<'de> Items<'de> for Volumes<'de> {
-    fn item<A: SeqAccess<'de>>(&mut self, seq: &mut A) -> Result<Option<()>, A::Error> {
-        let Some(Object(element)) = seq.next_element::<Object<VolumeFields<'de>>>()? else {
-            return Ok(None);
-        };
-        self.0.extend(
-            element
-                .and_then(|volume| volume.image)
-                .and_then(Field::into_non_empty),
-        );
-        Ok(Some(()))
-    }
-}
-
-#[derive(Default)]
-struct VolumeFields<'a> {
-    image: Option<Field<'a, Reference>>,
-}
-
-impl<'de> Fields<'de> for VolumeFields<'de> {
-    fn field<A>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error>
-    where
-        A: MapAccess<'de>,
-    {
+/// `image.reference` of a volume.
+fn volume_image<'a>(json: &mut Reader<'a>) -> Read<Option<Cow<'a, str>>> {
+    let mut reference = None;
+    json.object(|key, json| {
         match &*key {
-            "image" => self.image = map.next_value::<Object<_>>()?.0,
-            _ => skip(map)?,
+            b"image" => reference = text_field(json, b"reference")?,
+            _ => json.skip()?,
         }
         Ok(())
-    }
+    })?;
+    Ok(reference)
 }
 
-/// Elements of `imagePullSecrets`, of which only `name` is kept; an element without one counts as
-/// an empty name, so that the list is not taken for empty.
-#[derive(Default)]
-struct Names<'a>(SmallVec<[Cow<'a, str>; 4]>);
-
-impl<'de> Items<'de> for Names<'de> {
-    fn item<A: SeqAccess<'de>>(&mut self, seq: &mut A) -> Result<Option<()>, A::Error> {
-        let Some(Object(element)) = seq.next_element::<Object<Field<'de, Name>>>()? else {
-            return Ok(None);
-        };
-        self.0
-            .push(element.and_then(|field| field.value).unwrap_or_default());
-        Ok(Some(()))
-    }
+/// `spec.imagePullSecrets`. An element without a name counts as an empty name, so that the list is not
+/// taken for empty.
+fn pull_secrets<'a>(json: &mut Reader<'a>) -> Read<PullSecretList<'a>> {
+    let mut names = SmallVec::new();
+    let array = json.array(|json| {
+        names.push(text_field(json, b"name")?.unwrap_or_default());
+        Ok(())
+    })?;
+    Ok(match array {
+        Array::WrongType => PullSecretList::WrongType,
+        Array::Present if !names.is_empty() => PullSecretList::Names(names),
+        Array::Present | Array::Null => PullSecretList::Empty,
+    })
 }
 
-/// An object of which one string field is kept.
-struct Field<'a, K> {
-    value: Option<Cow<'a, str>>,
-    key: std::marker::PhantomData<K>,
-}
-
-impl<K> Default for Field<'_, K> {
-    fn default() -> Self {
-        Self {
-            value: None,
-            key: std::marker::PhantomData,
-        }
-    }
-}
-
-impl<'a, K> Field<'a, K> {
-    fn into_non_empty(self) -> Option<Cow<'a, str>> {
-        self.value.filter(|value| !value.is_empty())
-    }
-}
-
-/// The key of a [`Field`].
-trait FieldKey {
-    const KEY: &'static str;
-}
-
-struct Image;
-impl FieldKey for Image {
-    const KEY: &'static str = "image";
-}
-
-struct Reference;
-impl FieldKey for Reference {
-    const KEY: &'static str = "reference";
-}
-
-struct Name;
-impl FieldKey for Name {
-    const KEY: &'static str = "name";
-}
-
-impl<'de, K: FieldKey> Fields<'de> for Field<'de, K> {
-    fn field<A>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error>
-    where
-        A: MapAccess<'de>,
-    {
-        if key == K::KEY {
-            self.value = map.next_value::<Text<'de>>()?.0;
+/// One text of an object.
+fn text_field<'a>(json: &mut Reader<'a>, name: &[u8]) -> Read<Option<Cow<'a, str>>> {
+    let mut text = None;
+    json.object(|key, json| {
+        if *key == *name {
+            text = json.text()?;
         } else {
-            skip(map)?;
+            json.skip()?;
         }
         Ok(())
-    }
+    })?;
+    Ok(text)
 }

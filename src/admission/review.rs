@@ -11,15 +11,14 @@ use std::fmt;
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use serde::de::MapAccess;
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 
 use crate::rules::{Mode, Ruleset};
 
 use super::decision::{Decision, Warning};
-use super::lenient::{Fields, Object, Text, skip};
+use super::json::{self, NotJson, Read, Reader};
 use super::patch;
-use super::pod::PodView;
+use super::pod::{self, PodView};
 
 /// Value of `apiVersion`; we advertise no other in `admissionReviewVersions`.
 pub const API_VERSION: &str = "admission.k8s.io/v1";
@@ -45,13 +44,8 @@ pub struct Review<'a> {
 #[non_exhaustive]
 pub enum ReviewError {
     /// Not JSON.
-    #[error("the body is not JSON (line {line}, column {column}); send an AdmissionReview")]
-    NotJson {
-        /// 1-based line.
-        line: usize,
-        /// 1-based column, in bytes.
-        column: usize,
-    },
+    #[error("the body is {0}; send an AdmissionReview")]
+    NotJson(#[from] NotJson),
     /// JSON, but `apiVersion` and `kind` are others.
     #[error(
         "the body is not an AdmissionReview of {API_VERSION}; list v1 in admissionReviewVersions"
@@ -68,13 +62,7 @@ impl<'a> Review<'a> {
     /// # Errors
     /// [`ReviewError`] where no answer can be built. Fields of the wrong type count as absent.
     pub fn parse(body: &'a [u8]) -> Result<Self, ReviewError> {
-        let not_json = |error: serde_json::Error| ReviewError::NotJson {
-            line: error.line(),
-            column: error.column(),
-        };
-        let Object(review) =
-            serde_json::from_slice::<Object<ReviewFields<'a>>>(body).map_err(not_json)?;
-        let review = review.ok_or(ReviewError::NotAReview)?;
+        let review = json::read(body, review)?.ok_or(ReviewError::NotAReview)?;
         if review.api_version.as_deref() != Some(API_VERSION)
             || review.kind.as_deref() != Some(KIND)
         {
@@ -115,19 +103,18 @@ struct ReviewFields<'a> {
     request: Option<RequestFields<'a>>,
 }
 
-impl<'de> Fields<'de> for ReviewFields<'de> {
-    fn field<A>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error>
-    where
-        A: MapAccess<'de>,
-    {
+fn review<'a>(json: &mut Reader<'a>) -> Read<Option<ReviewFields<'a>>> {
+    let mut review = ReviewFields::default();
+    let is_object = json.object(|key, json| {
         match &*key {
-            "apiVersion" => self.api_version = map.next_value::<Text<'_>>()?.0,
-            "kind" => self.kind = map.next_value::<Text<'_>>()?.0,
-            "request" => self.request = map.next_value::<Object<_>>()?.0,
-            _ => skip(map)?,
+            b"apiVersion" => review.api_version = json.text()?,
+            b"kind" => review.kind = json.text()?,
+            b"request" => review.request = request(json)?,
+            _ => json.skip()?,
         }
         Ok(())
-    }
+    })?;
+    Ok(is_object.then_some(review))
 }
 
 #[derive(Default)]
@@ -140,22 +127,21 @@ struct RequestFields<'a> {
     object: Option<PodView<'a>>,
 }
 
-impl<'de> Fields<'de> for RequestFields<'de> {
-    fn field<A>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error>
-    where
-        A: MapAccess<'de>,
-    {
+fn request<'a>(json: &mut Reader<'a>) -> Read<Option<RequestFields<'a>>> {
+    let mut request = RequestFields::default();
+    let is_object = json.object(|key, json| {
         match &*key {
-            "uid" => self.uid = map.next_value::<Text<'_>>()?.0,
-            "operation" => self.operation = map.next_value::<Text<'_>>()?.0,
-            "resource" => self.resource = map.next_value::<Object<_>>()?.0.unwrap_or_default(),
-            "subResource" => self.sub_resource = map.next_value::<Text<'_>>()?.0,
-            "namespace" => self.namespace = map.next_value::<Text<'_>>()?.0,
-            "object" => self.object = Some(map.next_value::<PodView<'de>>()?),
-            _ => skip(map)?,
+            b"uid" => request.uid = json.text()?,
+            b"operation" => request.operation = json.text()?,
+            b"resource" => request.resource = resource(json)?,
+            b"subResource" => request.sub_resource = json.text()?,
+            b"namespace" => request.namespace = json.text()?,
+            b"object" => request.object = Some(pod::pod(json)?),
+            _ => json.skip()?,
         }
         Ok(())
-    }
+    })?;
+    Ok(is_object.then_some(request))
 }
 
 /// `request.resource`, a GroupVersionResource; the version is of no interest.
@@ -165,18 +151,17 @@ struct ResourceFields<'a> {
     resource: Option<Cow<'a, str>>,
 }
 
-impl<'de> Fields<'de> for ResourceFields<'de> {
-    fn field<A>(&mut self, key: Cow<'de, str>, map: &mut A) -> Result<(), A::Error>
-    where
-        A: MapAccess<'de>,
-    {
+fn resource<'a>(json: &mut Reader<'a>) -> Read<ResourceFields<'a>> {
+    let mut resource = ResourceFields::default();
+    json.object(|key, json| {
         match &*key {
-            "group" => self.group = map.next_value::<Text<'_>>()?.0,
-            "resource" => self.resource = map.next_value::<Text<'_>>()?.0,
-            _ => skip(map)?,
+            b"group" => resource.group = json.text()?,
+            b"resource" => resource.resource = json.text()?,
+            _ => json.skip()?,
         }
         Ok(())
-    }
+    })?;
+    Ok(resource)
 }
 
 /// Room for an answer that patches, so that writing it does not grow the buffer: about 250 bytes of

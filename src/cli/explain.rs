@@ -114,7 +114,7 @@ impl Subject {
 }
 
 /// A Pod without a name, with one container for each image.
-pub(super) fn pod_of_images(images: &[String]) -> PodSource {
+fn pod_of_images(images: &[String]) -> PodSource {
     let containers: Vec<Value> = images.iter().map(|image| json!({"image": image})).collect();
     PodSource {
         kind: "Pod".to_owned(),
@@ -128,7 +128,7 @@ impl Explained {
     fn of(source: PodSource, offline: &Offline) -> Result<Self, CliError> {
         let namespace = source.namespace.as_ref().unwrap_or(&offline.namespace);
         let bytes = serde_json::to_vec(&source.pod).map_err(io::Error::from)?;
-        let pod = PodView::parse(&bytes).map_err(io::Error::from)?;
+        let pod = PodView::parse(&bytes).map_err(io::Error::other)?;
         Ok(Self {
             explanation: explain(namespace, &pod, &offline.snapshot, &offline.config),
             kind: source.kind,

@@ -102,7 +102,7 @@ impl Mutation {
             .clone();
         // The webhook's own path: the Pod as bytes, the view of it, the decision, the patch as bytes.
         let bytes = serde_json::to_vec(&source.pod).map_err(io::Error::from)?;
-        let view = PodView::parse(&bytes).map_err(io::Error::from)?;
+        let view = PodView::parse(&bytes).map_err(io::Error::other)?;
         let decision = decide_pod(&namespace, &view, &offline.snapshot);
         let (patch, after) = apply(&decision, &source.pod)?;
         Ok(Self {

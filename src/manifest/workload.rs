@@ -130,17 +130,13 @@ fn pod_of_template(template: &Map<String, Value>, name: &str, namespace: Option<
 mod tests {
     use super::*;
 
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "cases write `json!(…)` in place"
-    )]
-    fn check(yaml: &str, expected: Value) {
+    fn check(yaml: &str, expected: &Value) {
         let object = crate::manifest::parse(yaml).unwrap().remove(0);
         let found = match PodSource::of(object) {
             Ok(source) => source.pod,
             Err(skipped) => json!(skipped.is_workload),
         };
-        assert_eq!(found, expected, "{yaml}");
+        assert_eq!(&found, expected, "{yaml}");
     }
 
     #[test]
@@ -166,26 +162,26 @@ mod tests {
                 &format!(
                     "{{apiVersion: {kind}, metadata: {{name: a, namespace: ns}}, spec: {{template: {template}}}}}"
                 ),
-                pod.clone(),
+                &pod,
             );
         }
         check(
             &format!(
                 "{{kind: CronJob, metadata: {{name: a, namespace: ns}}, spec: {{jobTemplate: {{spec: {{template: {template}}}}}}}}}"
             ),
-            pod.clone(),
+            &pod,
         );
         check(
             &format!(
                 "{{kind: PodTemplate, metadata: {{name: a, namespace: ns}}, template: {template}}}"
             ),
-            pod.clone(),
+            &pod,
         );
         check(
             &format!(
                 "{{kind: Job, metadata: {{generateName: a-, namespace: ns}}, spec: {{template: {template}}}}}"
             ),
-            pod,
+            &pod,
         );
     }
 
@@ -193,18 +189,18 @@ mod tests {
     fn a_pod_is_taken_as_it_is() {
         check(
             "{kind: Pod, spec: null, x: 1}",
-            json!({"kind": "Pod", "spec": null, "x": 1}),
+            &json!({"kind": "Pod", "spec": null, "x": 1}),
         );
     }
 
     #[test]
     fn the_rest_makes_no_pods() {
-        check("{kind: Service, spec: {template: {}}}", json!(false));
-        check("{kind: Deployment}", json!(true));
-        check("{kind: Job, spec: {template: []}}", json!(true));
+        check("{kind: Service, spec: {template: {}}}", &json!(false));
+        check("{kind: Deployment}", &json!(true));
+        check("{kind: Job, spec: {template: []}}", &json!(true));
         check(
             "{kind: Job, metadata: 1, spec: {template: {metadata: [], spec: 5}}}",
-            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "-"}, "spec": 5}),
+            &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "-"}, "spec": 5}),
         );
     }
 }

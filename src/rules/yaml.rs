@@ -6,7 +6,6 @@
 //!
 //! This module knows YAML and its caps, not the schema. It must not copy scalars without escapes.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -24,25 +23,31 @@ pub const NODES_MAX: usize = 2_000_000;
 /// A whole document.
 #[derive(Debug)]
 pub(super) struct Tree<'t> {
+    text: &'t str,
     /// In the order of the text: a collection, then all that is in it.
-    nodes: Vec<Entry<'t>>,
+    entries: Vec<Entry>,
+    /// Scalars that do not stand in the text as they are, because of escapes or line breaks.
+    unescaped: Vec<String>,
 }
 
+/// One node. Small, since there may be [`NODES_MAX`] of them.
 #[derive(Debug)]
-struct Entry<'t> {
+struct Entry {
     start: u32,
     end: u32,
     /// Index of the first node that is neither this one nor inside it.
     next: u32,
-    kind: EntryKind<'t>,
+    kind: EntryKind,
 }
 
-#[derive(Debug)]
-enum EntryKind<'t> {
-    Scalar {
-        text: Cow<'t, str>,
-        plain: bool,
-    },
+#[derive(Debug, Clone, Copy)]
+enum EntryKind {
+    /// The whole span.
+    Plain,
+    /// The span without its quotes.
+    Quoted,
+    /// Index into [`Tree::unescaped`].
+    Unescaped(u32),
     List,
     Mapping,
     /// Index of the node it stands for, which comes earlier.
@@ -53,7 +58,7 @@ enum EntryKind<'t> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node<'a> {
     tree: &'a Tree<'a>,
-    entry: &'a Entry<'a>,
+    entry: &'a Entry,
     index: u32,
 }
 
@@ -71,7 +76,17 @@ pub(super) enum Kind<'a> {
 impl<'t> Tree<'t> {
     /// Reads the one document of `text`; `None` if there is none.
     pub(super) fn parse(text: &'t str) -> Result<Option<Self>, Diagnostic> {
-        Builder::default().read(text)
+        let mut builder = Builder::new(text);
+        let options = granit_parser::options! {
+            emit_comments: false,
+            block_nesting_limit: DEPTH_MAX,
+            flow_nesting_limit: DEPTH_MAX,
+        };
+        for event in Parser::new_from_str_with_options(text, options) {
+            let (event, span) = event.map_err(|error| syntax_error(&error, text))?;
+            builder.event(event, &span)?;
+        }
+        Ok((!builder.tree.entries.is_empty()).then_some(builder.tree))
     }
 
     /// The outermost node.
@@ -80,7 +95,7 @@ impl<'t> Tree<'t> {
     }
 
     fn node(&self, index: u32) -> Option<Node<'_>> {
-        let entry = self.nodes.get(index as usize)?;
+        let entry = self.entries.get(index as usize)?;
         match entry.kind {
             EntryKind::Alias(target) => self.node(target),
             _ => Some(Node {
@@ -99,15 +114,38 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn kind(&self) -> Kind<'a> {
-        match &self.entry.kind {
-            EntryKind::Scalar { text, plain } => Kind::Scalar {
-                text,
-                plain: *plain,
+        let Entry { start, end, .. } = *self.entry;
+        let text = |start: u32, end: u32| {
+            self.tree
+                .text
+                .get(start as usize..end as usize)
+                .unwrap_or_default()
+        };
+        match self.entry.kind {
+            EntryKind::Plain => Kind::Scalar {
+                text: text(start, end),
+                plain: true,
             },
+            EntryKind::Quoted => Kind::Scalar {
+                text: text(start + 1, end - 1),
+                plain: false,
+            },
+            EntryKind::Unescaped(index) => {
+                let text = self.tree.unescaped.get(index as usize).map(String::as_str);
+                Kind::Scalar {
+                    text: text.unwrap_or_default(),
+                    plain: false,
+                }
+            }
             EntryKind::List => Kind::List,
             // A node is never an alias: `Tree::node` follows them.
             EntryKind::Mapping | EntryKind::Alias(_) => Kind::Mapping,
         }
+    }
+
+    /// How many nodes are inside, at any depth.
+    pub(super) fn inside(&self) -> usize {
+        self.entry.next.saturating_sub(self.index + 1) as usize
     }
 
     /// The nodes directly inside: the items of a list; keys and values of a mapping in turn.
@@ -116,7 +154,7 @@ impl<'a> Node<'a> {
         let end = self.entry.next;
         let mut at = self.index + 1;
         std::iter::from_fn(move || {
-            let next = tree.nodes.get(at as usize).filter(|_| at < end)?.next;
+            let next = tree.entries.get(at as usize).filter(|_| at < end)?.next;
             let node = tree.node(at);
             at = next;
             node
@@ -143,9 +181,9 @@ impl<'a> Node<'a> {
 }
 
 /// Turns events into a [`Tree`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Builder<'t> {
-    nodes: Vec<Entry<'t>>,
+    tree: Tree<'t>,
     /// Open collections, outermost first.
     open: Vec<Open>,
     /// Anchored nodes that are complete: index, and how many nodes they stand for.
@@ -164,17 +202,18 @@ struct Open {
 }
 
 impl<'t> Builder<'t> {
-    fn read(mut self, text: &'t str) -> Result<Option<Tree<'t>>, Diagnostic> {
-        let options = granit_parser::options! {
-            emit_comments: false,
-            block_nesting_limit: DEPTH_MAX,
-            flow_nesting_limit: DEPTH_MAX,
-        };
-        for event in Parser::new_from_str_with_options(text, options) {
-            let (event, span) = event.map_err(|error| syntax_error(&error, text))?;
-            self.event(event, &span)?;
+    fn new(text: &'t str) -> Self {
+        Self {
+            tree: Tree {
+                text,
+                entries: Vec::new(),
+                unescaped: Vec::new(),
+            },
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            expanded: 0,
+            documents: 0,
         }
-        Ok((!self.nodes.is_empty()).then_some(Tree { nodes: self.nodes }))
     }
 
     fn event(&mut self, event: Event<'t>, span: &Span) -> Result<(), Diagnostic> {
@@ -189,14 +228,8 @@ impl<'t> Builder<'t> {
         match event {
             Event::DocumentStart(..) => self.document(span),
             Event::Scalar(text, style, anchor, _) => {
-                let plain = style == ScalarStyle::Plain;
-                // The parser writes `~` for a value that is not there.
-                let text = if bytes(span).is_empty() {
-                    Cow::Borrowed("")
-                } else {
-                    text
-                };
-                self.add(EntryKind::Scalar { text, plain }, span)?;
+                let kind = self.scalar(&text, style, span);
+                self.add(kind, span)?;
                 self.remember(anchor, self.last(), 1);
                 Ok(())
             }
@@ -222,11 +255,27 @@ impl<'t> Builder<'t> {
         )
     }
 
-    fn add(&mut self, kind: EntryKind<'t>, span: &Span) -> Result<(), Diagnostic> {
+    fn scalar(&mut self, text: &str, style: ScalarStyle, span: &Span) -> EntryKind {
+        let written = span.slice(self.tree.text).unwrap_or_default();
+        match style {
+            // The parser makes `~` of a value that is not there.
+            ScalarStyle::Plain if written == text || written.is_empty() => return EntryKind::Plain,
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted
+                if written.get(1..written.len().saturating_sub(1)) == Some(text) =>
+            {
+                return EntryKind::Quoted;
+            }
+            _ => {}
+        }
+        self.tree.unescaped.push(text.to_owned());
+        EntryKind::Unescaped(index(self.tree.unescaped.len() - 1))
+    }
+
+    fn add(&mut self, kind: EntryKind, span: &Span) -> Result<(), Diagnostic> {
         self.count(1, span)?;
         let Range { start, end } = bytes(span);
-        let next = index(self.nodes.len() + 1);
-        self.nodes.push(Entry {
+        let next = index(self.tree.entries.len() + 1);
+        self.tree.entries.push(Entry {
             start: index(start),
             end: index(end),
             next,
@@ -235,7 +284,7 @@ impl<'t> Builder<'t> {
         Ok(())
     }
 
-    fn start(&mut self, kind: EntryKind<'t>, anchor: usize, span: &Span) -> Result<(), Diagnostic> {
+    fn start(&mut self, kind: EntryKind, anchor: usize, span: &Span) -> Result<(), Diagnostic> {
         let expanded = self.expanded;
         self.add(kind, span)?;
         self.open.push(Open {
@@ -247,9 +296,9 @@ impl<'t> Builder<'t> {
     }
 
     fn end(&mut self) {
-        let next = index(self.nodes.len());
+        let next = index(self.tree.entries.len());
         if let Some(open) = self.open.pop() {
-            if let Some(entry) = self.nodes.get_mut(open.index as usize) {
+            if let Some(entry) = self.tree.entries.get_mut(open.index as usize) {
                 entry.next = next;
             }
             self.remember(open.anchor, open.index, self.expanded - open.expanded);
@@ -285,7 +334,7 @@ impl<'t> Builder<'t> {
     }
 
     fn last(&self) -> u32 {
-        index(self.nodes.len().saturating_sub(1))
+        index(self.tree.entries.len().saturating_sub(1))
     }
 }
 

@@ -6,6 +6,7 @@
 //! anything about a request.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -54,8 +55,7 @@ pub async fn poll(mut source: impl Reload, panics: IntCounter) -> Infallible {
     }
 }
 
-/// Some files, and what they held when last asked.
-#[derive(Debug)]
+/// Some files, and what they held when last asked. `Debug` shows the paths only: they may hold keys.
 pub struct WatchedFiles {
     paths: Vec<PathBuf>,
     bytes_max: usize,
@@ -112,6 +112,12 @@ impl WatchedFiles {
             }
         };
         self.paths.iter().map(read).collect()
+    }
+}
+
+impl fmt::Debug for WatchedFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WatchedFiles").field(&self.paths).finish()
     }
 }
 
@@ -228,10 +234,8 @@ impl RulesFiles {
                 true
             }
             Err(reason) => {
-                tracing::error!(
-                    reason,
-                    "pull secrets refused: the last good ones stay in use"
-                );
+                let what_now = what_now(self.secrets.is_some());
+                tracing::error!(reason, "pull secrets refused: {what_now}");
                 if self.secrets.is_none() {
                     self.manifests_condition.unmet(reason);
                 }
@@ -390,6 +394,7 @@ mod tests {
         assert!(error.reason.contains("larger than 10 bytes"), "{error}");
         fs::write(&path, "1234567890").unwrap();
         assert!(files.changed().unwrap().is_ok());
+        assert!(!format!("{files:?}").contains("49"), "Debug shows contents");
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,8 +22,9 @@ pub const BODY_RESERVE_BYTES_MAX: usize = MIB;
 pub const REFUSED_BODY_BYTES_MAX: usize = 2 * BODY_BYTES_MAX;
 /// Largest request head, in bytes; over it, 431. The API server's is below 500 bytes.
 pub const HEAD_BYTES_MAX: usize = 16 * KIB;
-/// Largest read buffer of one connection, in bytes: an ordinary review (2 to 60 KB) in one piece.
-pub const READ_BUFFER_BYTES_MAX: usize = 64 * KIB;
+/// Largest read buffer of one connection, in bytes: what one TLS record holds. A larger one would only be
+/// more memory per connection, because no read brings more.
+pub const READ_BUFFER_BYTES_MAX: usize = 16 * KIB;
 
 /// Most requests between head and answer. At 100 µs each two cores never come near it, unless bodies
 /// arrive slowly; each may hold a body, so it also bounds memory.

@@ -388,18 +388,14 @@ fn warnings_are_short_whatever_the_names_are() {
 }
 
 /// The whole way: bytes in, bytes out.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "cases write `json!(…)` in place"
-)]
-fn check_patch(pod: &Value, expected: Value) {
+fn check_patch(pod: &Value, expected: &Value) {
     let snapshot = snapshot(&[]);
     let body = review("x", pod).to_string();
     let view = Review::parse(body.as_bytes()).unwrap();
     let decision = decide(&view, &snapshot);
     let found = patch::to_json(&decision)
         .map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
-    assert_eq!(found, expected, "{pod}");
+    assert_eq!(&found, expected, "{pod}");
     let answer = admit(body.as_bytes(), &snapshot).unwrap();
     let answer: Value = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(answer["response"]["allowed"], true);
@@ -424,19 +420,19 @@ fn the_patch_has_one_of_two_shapes() {
         json!([{"op": "add", "path": "/spec/imagePullSecrets", "value": list}])
     };
     let two = "usable.io/a unknown.io/b";
-    check_patch(&pod("public.io/a", json!({})), Value::Null);
-    check_patch(&pod(two, json!({})), whole(&["usable", "unknown"]));
+    check_patch(&pod("public.io/a", json!({})), &Value::Null);
+    check_patch(&pod(two, json!({})), &whole(&["usable", "unknown"]));
     check_patch(
         &pod(two, json!({"imagePullSecrets": null})),
-        whole(&["usable", "unknown"]),
+        &whole(&["usable", "unknown"]),
     );
     check_patch(
         &pod(two, json!({"imagePullSecrets": []})),
-        whole(&["usable", "unknown"]),
+        &whole(&["usable", "unknown"]),
     );
     check_patch(
         &pod(two, json!({"imagePullSecrets": [{"name": "mine"}]})),
-        json!([
+        &json!([
             {"op": "add", "path": "/spec/imagePullSecrets/-", "value": {"name": "usable"}},
             {"op": "add", "path": "/spec/imagePullSecrets/-", "value": {"name": "unknown"}},
         ]),

@@ -188,6 +188,7 @@ impl Page {
             Some(wanted) if !is_clear && shown().next().is_none() => {
                 writeln!(self.text, "; {wanted}")?;
             }
+            None if !secret.is_known => writeln!(self.text, "; give it with --pull-secret")?,
             _ => writeln!(self.text)?,
         }
         let width = widest(shown().map(|key| &key.name));

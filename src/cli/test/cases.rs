@@ -149,7 +149,7 @@ impl Bench<'_> {
         let namespace = case.namespace.or(source.namespace);
         let namespace = namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
         let bytes = serde_json::to_vec(&source.pod).map_err(io::Error::from)?;
-        let pod = PodView::parse(&bytes).map_err(io::Error::from)?;
+        let pod = PodView::parse(&bytes).map_err(io::Error::other)?;
         let mut index = Arc::clone(&self.index);
         if case.enforce_mountable_secrets {
             let accounts = HashSet::from([pod.service_account().to_owned()]);

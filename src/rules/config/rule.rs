@@ -122,7 +122,10 @@ impl Reader<'_, '_> {
     }
 
     fn patterns(&mut self, node: Node<'_>, what: &str) -> Patterns {
-        let mut read = Patterns::default();
+        let mut read = Patterns {
+            patterns: Vec::with_capacity(node.inside()),
+            spans: Vec::with_capacity(node.inside()),
+        };
         for item in self.items(node, what) {
             let Some(Text { text, span }) = self.entry(item, what) else {
                 continue;
@@ -192,7 +195,7 @@ impl Reader<'_, '_> {
         secrets: &KnownSecrets<'_>,
         has_images: bool,
     ) -> Vec<usize> {
-        let mut positions: Vec<usize> = Vec::new();
+        let mut positions: Vec<usize> = Vec::with_capacity(node.inside());
         let what = "`pullSecrets`";
         self.check_not_empty(node, what, "remove the rule");
         for item in self.items(node, what) {

@@ -9,6 +9,7 @@
 //! [`decision`] holds the line that decides whether a Pod is skipped. This room must not do I/O, take
 //! a lock, or know HTTP; only [`review`] knows the JSON of an AdmissionReview.
 
+pub mod context;
 pub mod decision;
 pub mod explanation;
 mod json;

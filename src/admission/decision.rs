@@ -14,14 +14,10 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use crate::image::ImageRef;
-use crate::index::State;
-use crate::rules::namespace::NamespaceRefusal;
-use crate::rules::ruleset::RuleIds;
-use crate::rules::selector::Requirement;
-use crate::rules::{Mode, PullSecret, Rule, RuleId, SecretId};
-use crate::snapshot::{NamespaceLabels, Snapshot};
+use crate::rules::{Mode, Rule, RuleId};
+use crate::snapshot::Snapshot;
 
+use super::context::{Context, Hit, Verdict};
 use super::pod::{PodView, PullSecretList};
 
 /// What happens to one Pod.
@@ -136,9 +132,20 @@ pub enum Warning<'s> {
     StrictServiceAccount,
 }
 
-impl Warning<'_> {
+impl<'s> Warning<'s> {
     /// Longest text, in characters: what the API conventions advise for one warning.
     pub const CHARACTERS_MAX: usize = 120;
+
+    /// What the user can do about a verdict on the Secret `name`, if anything.
+    fn of(verdict: Verdict, name: &'s str) -> Option<Self> {
+        match verdict {
+            Verdict::Inject | Verdict::AlreadyPresent => None,
+            Verdict::InjectStale => Some(Self::Stale(name)),
+            Verdict::NotPermitted => Some(Self::NotPermitted(name)),
+            Verdict::Unusable => Some(Self::Unusable(name)),
+            Verdict::UndecodableHere => Some(Self::UndecodableHere(name)),
+        }
+    }
 
     /// The text, cut to [`Self::CHARACTERS_MAX`].
     pub fn to_text(&self) -> String {
@@ -247,7 +254,7 @@ impl<'s> Decision<'s> {
             let name = &*entry.secret_name;
             let verdict = context.verdict(secret);
             let may_warn = rule.mode == Mode::Enforce;
-            if let Some(warning) = verdict.warning(name).filter(|_| may_warn) {
+            if let Some(warning) = Warning::of(verdict, name).filter(|_| may_warn) {
                 self.warn(warning);
             }
             if !verdict.is_injected() {
@@ -323,244 +330,5 @@ impl<'s> Decision<'s> {
             self.reason = Reason::Shadowed;
         }
         self
-    }
-}
-
-/// Position of an image in [`Context::images`].
-pub type ImageIndex = usize;
-
-/// A rule to look at, and an image that its patterns match.
-pub type Hit = (RuleId, Option<ImageIndex>);
-
-/// One Pod beside one snapshot, with the images parsed once. `explain` asks it rule by rule what
-/// [`decide_pod`] asks for the rules that can matter.
-#[derive(Debug)]
-pub struct Context<'p, 'v, 's> {
-    namespace: &'p str,
-    pod: &'p PodView<'v>,
-    snapshot: &'s Snapshot,
-    /// The Pod's images that parse, in order.
-    pub images: SmallVec<[ImageRef<'p>; 8]>,
-    images_unparsable: u32,
-}
-
-/// Why a rule does not apply to a Pod, whatever its images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RuleMiss<'s> {
-    /// Name or labels of the namespace are not let through.
-    Namespace(NamespaceRefusal<'s>),
-    /// The Pod's labels do not meet this requirement.
-    PodLabels(&'s Requirement),
-}
-
-/// Why a rule wants a secret for a Pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted<'s> {
-    /// An image matches the rule's patterns.
-    Image(ImageIndex),
-    /// A key of the secret covers an image, as the kubelet decides.
-    Key(ImageIndex, &'s str),
-    /// The rule says `always`.
-    Always,
-}
-
-/// What becomes of one wanted secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Added.
-    Inject,
-    /// Added, though its source is gone.
-    InjectStale,
-    /// In the Pod's list.
-    AlreadyPresent,
-    /// The namespace may not hold it.
-    NotPermitted,
-    /// Its payload never decoded.
-    Unusable,
-    /// A Secret of that name in this namespace, not ours, does not decode.
-    UndecodableHere,
-}
-
-impl Verdict {
-    /// Whether the secret is added.
-    pub fn is_injected(self) -> bool {
-        matches!(self, Self::Inject | Self::InjectStale)
-    }
-
-    /// For machines, in `explain -o json`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Inject => "added",
-            Self::InjectStale => "added_stale",
-            Self::AlreadyPresent => "already_present",
-            Self::NotPermitted => "not_permitted",
-            Self::Unusable => "unusable",
-            Self::UndecodableHere => "undecodable_here",
-        }
-    }
-
-    fn warning(self, name: &str) -> Option<Warning<'_>> {
-        match self {
-            Self::Inject | Self::AlreadyPresent => None,
-            Self::InjectStale => Some(Warning::Stale(name)),
-            Self::NotPermitted => Some(Warning::NotPermitted(name)),
-            Self::Unusable => Some(Warning::Unusable(name)),
-            Self::UndecodableHere => Some(Warning::UndecodableHere(name)),
-        }
-    }
-}
-
-impl<'p, 'v, 's> Context<'p, 'v, 's> {
-    /// Parses the Pod's images.
-    pub fn new(namespace: &'p str, pod: &'p PodView<'v>, snapshot: &'s Snapshot) -> Self {
-        let mut images = SmallVec::new();
-        let mut images_unparsable = 0;
-        for (_, image) in &pod.images {
-            match ImageRef::parse(image) {
-                Ok(image) => images.push(image),
-                Err(_) => images_unparsable += 1,
-            }
-        }
-        Self {
-            namespace,
-            pod,
-            snapshot,
-            images,
-            images_unparsable,
-        }
-    }
-
-    /// The rules that can want something, in order, each with the images that its patterns match;
-    /// `None` stands for a rule that is looked at whatever the images are.
-    pub fn hits(&self) -> SmallVec<[Hit; 16]> {
-        let ruleset = self.snapshot.ruleset();
-        let mut hits: SmallVec<[Hit; 16]> = ruleset
-            .unconditional()
-            .iter()
-            .map(|&id| (id, None))
-            .collect();
-        let mut matched = RuleIds::new();
-        for (index, image) in self.images.iter().enumerate() {
-            matched.clear();
-            ruleset.match_image(image, &mut matched);
-            hits.extend(matched.iter().map(|&id| (id, Some(index))));
-        }
-        hits.sort_unstable();
-        hits.dedup();
-        hits
-    }
-
-    /// Whether the rule applies to the Pod, its images left aside.
-    ///
-    /// # Errors
-    /// The first of namespace name, namespace labels and Pod labels that does not match.
-    pub fn applies(&self, rule: &'s Rule) -> Result<(), RuleMiss<'s>> {
-        if let Some(refusal) = rule
-            .namespaces
-            .refusal(self.namespace, self.labels().as_ref())
-        {
-            return Err(RuleMiss::Namespace(refusal));
-        }
-        let selector = rule.pod_selector.as_ref();
-        match selector.and_then(|selector| selector.unmet(&self.pod.labels)) {
-            Some(unmet) => Err(RuleMiss::PodLabels(unmet)),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether, and why, the rule wants this secret for the Pod. `hits` are the rule's own.
-    pub fn wants(
-        &self,
-        id: RuleId,
-        rule: &Rule,
-        secret: SecretId,
-        hits: &[Hit],
-    ) -> Option<Wanted<'s>> {
-        if rule.by_images {
-            let matched = hits.iter().find_map(|(_, image)| *image).map(Wanted::Image);
-            return matched.or_else(|| rule.always.then_some(Wanted::Always));
-        }
-        self.covered_image(id, secret)
-            .map(|(image, key)| Wanted::Key(image, key))
-            .or_else(|| rule.always.then_some(Wanted::Always))
-    }
-
-    /// The first image, not excluded by the rule, that a usable key of the secret covers.
-    fn covered_image(&self, id: RuleId, secret: SecretId) -> Option<(ImageIndex, &'s str)> {
-        let keyring = &self.snapshot.coverage(secret)?.keyring;
-        self.images.iter().enumerate().find_map(|(index, image)| {
-            let key = keyring.covering_key(image)?;
-            (!self.snapshot.ruleset().is_excluded(id, image)).then_some((index, key))
-        })
-    }
-
-    /// Judges one wanted secret.
-    pub fn verdict(&self, secret: SecretId) -> Verdict {
-        let Some(entry) = self
-            .snapshot
-            .ruleset()
-            .pull_secrets()
-            .get(secret.0 as usize)
-        else {
-            return Verdict::NotPermitted;
-        };
-        if self.pod.pull_secrets.contains(&entry.secret_name) {
-            return Verdict::AlreadyPresent;
-        }
-        if self.refusal(entry).is_some() {
-            return Verdict::NotPermitted;
-        }
-        // Unknown: only an `images` rule or `always` can have wanted it, and they stand without us
-        // knowing the payload.
-        let Some(coverage) = self.snapshot.coverage(secret) else {
-            return Verdict::Inject;
-        };
-        if coverage.undecodable_in.contains(self.namespace) {
-            return Verdict::UndecodableHere;
-        }
-        match coverage.state {
-            State::Usable => Verdict::Inject,
-            State::Stale => Verdict::InjectStale,
-            State::Unusable { .. } => Verdict::Unusable,
-        }
-    }
-
-    /// The first image that the rule's patterns matched and that no key of any of its secrets covers,
-    /// as far as all of them are known.
-    fn image_without_key(
-        &self,
-        rule: &Rule,
-        secret: SecretId,
-        hits: &[Hit],
-    ) -> Option<&ImageRef<'p>> {
-        if !rule.by_images || self.snapshot.coverage(secret).is_none() {
-            return None;
-        }
-        let covers = |secret: &SecretId, image| {
-            // An unknown secret may cover anything.
-            self.snapshot
-                .coverage(*secret)
-                .is_none_or(|c| c.keyring.covering_key(image).is_some())
-        };
-        hits.iter()
-            .filter_map(|(_, image)| self.images.get((*image)?))
-            .find(|image| !rule.secrets.iter().any(|secret| covers(secret, image)))
-    }
-
-    /// Why the namespace may not hold a pull secret; `None` where it may.
-    pub fn refusal(&self, entry: &'s PullSecret) -> Option<NamespaceRefusal<'s>> {
-        entry
-            .namespaces
-            .refusal(self.namespace, self.labels().as_ref())
-    }
-
-    fn labels(&self) -> Option<NamespaceLabels<'_>> {
-        self.snapshot.namespaces().labels(self.namespace)
-    }
-
-    fn service_account_is_strict(&self) -> bool {
-        self.snapshot
-            .index()
-            .is_strict(self.namespace, self.pod.service_account())
     }
 }

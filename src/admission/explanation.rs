@@ -2,7 +2,7 @@
 //! secret.
 //!
 //! For people, who wait for it; nothing here is on the path of a request. It asks
-//! [`Context`](super::decision::Context) the same questions as [`decide_pod`], also about the rules that
+//! [`Context`](super::context::Context) the same questions as [`decide_pod`], also about the rules that
 //! cannot matter, and puts the answers into words. It must not decide anything itself.
 
 mod asker;
@@ -13,7 +13,8 @@ use crate::image::{DOCKER_HUB, ImageRef};
 use crate::rules::RulesConfig;
 use crate::snapshot::Snapshot;
 
-use super::decision::{Reason, Verdict, decide_pod, skip_reason};
+use super::context::Verdict;
+use super::decision::{Reason, decide_pod, skip_reason};
 use super::pod::{PodView, PullSecretList};
 use asker::Asker;
 

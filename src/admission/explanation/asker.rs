@@ -6,7 +6,7 @@ use crate::index::State;
 use crate::rules::{Mode, PullSecret, RegistryPattern, Rule, RuleId, RulesConfig, SecretId};
 use crate::snapshot::Snapshot;
 
-use super::super::decision::{Context, Hit, RuleMiss, Verdict, Wanted};
+use super::super::context::{Context, Hit, RuleMiss, Verdict, Wanted};
 use super::super::pod::PodView;
 use super::{KeyReport, Outcome, PatternReport, RuleReport, SecretReport};
 

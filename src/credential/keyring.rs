@@ -195,25 +195,28 @@ impl Pattern {
         })
     }
 
+    /// Cheapest checks first.
     fn matches(&self, target: &Target<'_>) -> bool {
-        *self.port == *target.port
-            && is_prefix(&self.path, target.path)
-            && match &self.host {
-                HostPattern::Exact(host) => **host == *target.host,
-                HostPattern::Labels(globs) => {
-                    let mut labels = target.host.split(|b| *b == b'.');
-                    let all = globs
+        let host_matches = match &self.host {
+            HostPattern::Exact(host) => **host == *target.host,
+            HostPattern::Labels(globs) => {
+                let labels = target.host.split(|b| *b == b'.');
+                globs.len() == target.labels
+                    && globs
                         .iter()
-                        .all(|glob| labels.next().is_some_and(|label| glob.matches(label)));
-                    all && labels.next().is_none()
-                }
+                        .zip(labels)
+                        .all(|(glob, label)| glob.matches(label))
             }
+        };
+        host_matches && *self.port == *target.port && is_prefix(&self.path, target.path)
     }
 }
 
 /// The name of an image as the kubelet sees it after parsing it as a URL.
 struct Target<'a> {
     host: &'a [u8],
+    /// How many labels the host has.
+    labels: usize,
     port: &'a [u8],
     /// The path in parts, so that it need not be put together.
     path: [&'a [u8]; 3],
@@ -230,6 +233,7 @@ impl<'a> Target<'a> {
         }
         Some(Self {
             host,
+            labels: host.split(|b| *b == b'.').count(),
             port,
             path: [
                 b"/",
@@ -242,17 +246,8 @@ impl<'a> Target<'a> {
 
 /// Whether `prefix` starts the text that `parts` make together.
 fn is_prefix(prefix: &[u8], parts: [&[u8]; 3]) -> bool {
-    let mut prefix = prefix;
-    for part in parts {
-        if prefix.len() <= part.len() {
-            return part.starts_with(prefix);
-        }
-        match prefix.strip_prefix(part) {
-            Some(rest) => prefix = rest,
-            None => return false,
-        }
-    }
-    false
+    let mut text = parts.into_iter().flatten();
+    prefix.iter().all(|byte| text.next() == Some(byte))
 }
 
 /// `isDefaultRegistryMatch`: also true for `localhost/app` and `UPPER/app`, which is what it does.

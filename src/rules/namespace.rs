@@ -189,17 +189,20 @@ pub(super) fn overlap<'a>(
     {
         return None;
     }
-    let excludes = || a.exclude.iter().chain(&b.exclude);
-    let excluded = |name: &str| excludes().any(|exclude| glob::covers(exclude, name));
+    let excluded = |entry: &str| {
+        let mut excludes = a.exclude.iter().chain(&b.exclude);
+        excludes.any(|exclude| glob::covers(exclude, entry))
+    };
     for x in &a.include {
         for y in &b.include {
-            let meet = match (glob::is_glob(x), glob::is_glob(y)) {
-                (false, false) => x == y && !excluded(x),
-                (false, true) => glob::matches(y, x) && !is_system(x) && !excluded(x),
-                (true, false) => glob::matches(x, y) && !is_system(y) && !excluded(y),
-                (true, true) => glob::intersects(x, y) && !excluded(x) && !excluded(y),
+            if !glob::intersects(x, y) {
+                continue;
+            }
+            let apart = match [x, y].into_iter().find(|entry| !glob::is_glob(entry)) {
+                Some(name) => excluded(name) || (x != y && is_system(name)),
+                None => excluded(x) || excluded(y),
             };
-            if meet {
+            if !apart {
                 return Some((x, y));
             }
         }

@@ -17,7 +17,7 @@ test: ## Everything: lints, unit and integration tests, fuzz and bench at small 
 
 .PHONY: unit
 unit: ## The tests that need nothing but the toolchain
-	cargo test --lib --bins --tests -- --skip no-such-test
+	cargo test --lib --bins --tests
 
 .PHONY: cluster
 cluster: tools ## The tests on a real Kubernetes node (root); FILTER=name for some of them

@@ -168,16 +168,11 @@ fn compile(rules: &[TestRule]) -> Ruleset {
             .map(|text| RegistryPattern::parse(text).unwrap())
             .collect()
     };
-    let namespaces = || NamespaceFilter {
-        include: vec!["*".to_owned()],
-        exclude: Vec::new(),
-        selector: None,
-    };
     let rules = rules.iter().enumerate().map(|(position, rule)| RuleConfig {
         name: position.to_string(),
         images: rule.images.as_deref().map(parse),
         exclude_images: parse(&rule.excludes),
-        namespaces: namespaces(),
+        namespaces: NamespaceFilter::default(),
         pod_selector: None,
         pull_secrets: Vec::new(),
         always: rule.always,

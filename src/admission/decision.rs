@@ -20,6 +20,10 @@ use crate::snapshot::Snapshot;
 use super::context::{Context, Hit, Verdict};
 use super::pod::{PodView, PullSecretList};
 
+/// Most images of a Pod that is looked at. etcd stores 1.5 MiB, and a container with the fields that the
+/// API server fills in is larger than 300 bytes; beyond, images times rules is work for an attacker.
+pub const IMAGES_MAX: usize = 5_000;
+
 /// What happens to one Pod.
 #[derive(Debug)]
 pub struct Decision<'s> {
@@ -65,6 +69,8 @@ pub enum Reason {
     NotPodCreate,
     /// No `spec`, or an `imagePullSecrets` that is no list.
     UnreadablePod,
+    /// More than [`IMAGES_MAX`] images: nobody's Pod.
+    TooManyImages,
 }
 
 impl Reason {
@@ -81,6 +87,7 @@ impl Reason {
         Self::OptedOut,
         Self::NotPodCreate,
         Self::UnreadablePod,
+        Self::TooManyImages,
     ];
 
     /// Label value `outcome`: `patched`, or `unchanged`.
@@ -105,6 +112,7 @@ impl Reason {
             Self::OptedOut => "opted_out",
             Self::NotPodCreate => "not_pod_create",
             Self::UnreadablePod => "unreadable_pod",
+            Self::TooManyImages => "too_many_images",
         }
     }
 }
@@ -194,6 +202,8 @@ pub fn skip_reason(pod: &PodView<'_>) -> Option<Reason> {
         Some(Reason::OptedOut)
     } else if !pod.has_spec || pod.pull_secrets == PullSecretList::WrongType {
         Some(Reason::UnreadablePod)
+    } else if pod.images.len() > IMAGES_MAX {
+        Some(Reason::TooManyImages)
     } else {
         None
     }

@@ -14,7 +14,7 @@ use crate::rules::RulesConfig;
 use crate::snapshot::Snapshot;
 
 use super::context::Verdict;
-use super::decision::{Reason, decide_pod, skip_reason};
+use super::decision::{IMAGES_MAX, Reason, decide_pod, skip_reason};
 use super::pod::{PodView, PullSecretList};
 use asker::Asker;
 
@@ -242,6 +242,9 @@ impl Explanation {
             Reason::MirrorPod => "nothing is added: a mirror Pod may not name Secrets".to_owned(),
             Reason::OptedOut => {
                 "nothing is added: the Pod opts out by its annotation pullpass.dev/inject".to_owned()
+            }
+            Reason::TooManyImages => {
+                format!("nothing is added: the Pod names more than {IMAGES_MAX} images")
             }
             Reason::UnreadablePod => {
                 "nothing is added: the Pod has no spec, or its imagePullSecrets are no list".to_owned()

@@ -15,6 +15,10 @@ use crate::webhook::{CertificateSource, Config, Webhook};
 /// memory of its own: on a machine with 64 cores, 64 threads would be a waste.
 const WORKER_THREADS_MAX: usize = 4;
 
+/// Longest wait, at the very end, for a file that is still being read: a hung mount must not keep the
+/// process alive.
+const HUNG_READ_MAX: Duration = Duration::from_millis(500);
+
 /// Answer AdmissionReviews over TLS: the mutating webhook
 ///
 /// Serves POST /mutate with TLS on one port; /livez, /readyz and /metrics without on another. Rules,
@@ -122,7 +126,7 @@ fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         .worker_threads(cores.min(WORKER_THREADS_MAX))
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let signals = Signals::catch()?;
         let (stopper, stop) = shutdown::channel();
         let webhook = Webhook::bind(config, stop).await?;
@@ -137,7 +141,9 @@ fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         }
         tracing::info!("ended");
         Ok(())
-    })
+    });
+    runtime.shutdown_timeout(HUNG_READ_MAX);
+    served
 }
 
 #[cfg(test)]

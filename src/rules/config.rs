@@ -1,6 +1,8 @@
 //! What the user said: the schema of `rules.yaml`, validated. Positions are gone from here on.
 
-use super::diagnostics::{Diagnostic, Diagnostics, Findings};
+use std::fmt;
+
+use super::diagnostics::{Collector, Diagnostic, Diagnostics};
 use super::pattern::RegistryPattern;
 use super::selector::LabelSelector;
 use super::yaml::Tree;
@@ -71,15 +73,28 @@ pub enum Source {
     Exec(ExecSource),
 }
 
-/// How an `exec` source is run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How an `exec` source is run:
+/// `exec: {command: PROGRAM, args: [ARG, …], env: [{name: NAME, value: VALUE}, …]}`, of which only
+/// `command` is required.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ExecSource {
     /// Program; no shell is involved.
     pub command: String,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Environment given to it, name and value.
+    /// Environment given to it, name and value, each name once.
     pub env: Vec<(String, String)>,
+}
+
+/// Without the values of the environment and without arguments: either may be a token.
+impl fmt::Debug for ExecSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&String> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("ExecSource")
+            .field("command", &self.command)
+            .field("env", &names)
+            .finish_non_exhaustive()
+    }
 }
 
 /// When a pull secret is delivered.
@@ -115,11 +130,11 @@ pub enum Adopt {
     },
 }
 
-/// Globs and labels that choose namespaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Globs and labels that choose namespaces; by default all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NamespaceFilter {
-    /// Globs on the namespace's name; `["*"]` if not written.
-    pub include: Vec<String>,
+    /// Globs on the namespace's name; `None`: every namespace.
+    pub include: Option<Vec<String>>,
     /// Globs that take namespaces out again.
     pub exclude: Vec<String>,
     /// ANDed with the globs; `None` if absent or empty.
@@ -174,7 +189,7 @@ impl RulesConfig {
 /// # Errors
 /// All [`Diagnostics`], each with line, column, offending text and fix.
 pub fn load(text: &str) -> Result<RulesConfig, Diagnostics> {
-    let mut findings = Findings::new(text);
+    let mut findings = Collector::new(text);
     let config = read(text, &mut findings);
     match findings.into_diagnostics() {
         None => Ok(config),
@@ -185,7 +200,7 @@ pub fn load(text: &str) -> Result<RulesConfig, Diagnostics> {
 /// The error of a text that has more than [`FILE_RULES_BYTES_MAX`] bytes: what [`load`] says, for
 /// those who would not read all of it.
 pub fn too_large() -> Diagnostics {
-    let mut findings = Findings::new("");
+    let mut findings = Collector::new("");
     findings.push(over_limit());
     findings.into_diagnostics().unwrap_or_default()
 }
@@ -198,7 +213,7 @@ fn over_limit() -> Diagnostic {
 }
 
 /// What can be read of `text`; worth something only without findings.
-fn read(text: &str, findings: &mut Findings<'_>) -> RulesConfig {
+fn read(text: &str, findings: &mut Collector<'_>) -> RulesConfig {
     if text.len() > FILE_RULES_BYTES_MAX {
         findings.push(over_limit());
         return RulesConfig::default();
@@ -209,5 +224,51 @@ fn read(text: &str, findings: &mut Findings<'_>) -> RulesConfig {
             findings.push(diagnostic);
             RulesConfig::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_for_exec_are_not_repeated() {
+        let text = "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\npullSecrets:\n\
+                    - {name: s, source: {exec: {command: c, args: [hunter2], \
+                    env: [{name: A, value: hunter2}]}}}\n";
+        assert!(!format!("{:?}", load(text).unwrap()).contains("hunter2"));
+        let errors = load(&text.replace("value: hunter2", "value: 4711")).unwrap_err();
+        assert!(!errors.to_string().contains("4711"), "{errors}");
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_schema() {
+        let text = "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\n\
+                    pullSecrets: [{name: s}]\nrules: [{name: r, pullSecrets: [s]}]\n";
+        let expected = RulesConfig {
+            pull_secrets: vec![PullSecretConfig {
+                name: "s".to_owned(),
+                secret_name: "s".to_owned(),
+                source: Source::Secret {
+                    namespace: None,
+                    secret: "s".to_owned(),
+                },
+                deliver: Deliver::Always,
+                namespaces: NamespaceFilter::default(),
+                service_accounts: Vec::new(),
+                adopt: Vec::new(),
+            }],
+            rules: vec![RuleConfig {
+                name: "r".to_owned(),
+                images: None,
+                exclude_images: Vec::new(),
+                namespaces: NamespaceFilter::default(),
+                pod_selector: None,
+                pull_secrets: vec![0],
+                always: false,
+                mode: Mode::Enforce,
+            }],
+        };
+        assert_eq!(load(text), Ok(expected));
     }
 }

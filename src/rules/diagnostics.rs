@@ -3,6 +3,7 @@
 //! A rules text is read by people who want every mistake at once, so nothing here stops at the
 //! first one. This module only knows the text and byte ranges in it, never the schema.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -39,7 +40,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// An error at `span`; [`Findings::into_diagnostics`] adds line and column.
+    /// An error at `span`; [`Collector::into_diagnostics`] adds line and column.
     pub(super) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
         Self {
             span,
@@ -51,7 +52,7 @@ impl Diagnostic {
         }
     }
 
-    /// Names the other party; [`Findings::into_diagnostics`] adds its line.
+    /// Names the other party; [`Collector::into_diagnostics`] adds its line.
     #[must_use]
     pub(super) fn related(mut self, span: Range<usize>, what: impl Into<String>) -> Self {
         self.related = Some((span, tidy(what.into())));
@@ -67,6 +68,31 @@ impl Diagnostic {
 }
 
 /// What fits in a log line: no control characters, at most [`MESSAGE_CHARS_MAX`].
+/// The text with the password of each `user:password@host` starred out, byte for byte, so that
+/// positions stay. An excerpt shows the user's own line, and it may end in a log.
+fn without_passwords(text: &str) -> Cow<'_, str> {
+    let mut masked = Cow::Borrowed(text);
+    for (at, _) in text.match_indices('@') {
+        let (before, after) = (text.get(..at), text.get(at + 1..));
+        let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+        if ["sha256:", "sha384:", "sha512:"]
+            .iter()
+            .any(|digest| after.starts_with(digest))
+        {
+            continue;
+        }
+        let is_outside = |c: char| c.is_whitespace() || "\"',[]{}".contains(c);
+        let word = before.rsplit(is_outside).next().unwrap_or_default();
+        let word = word.split_once("://").map_or(word, |(_, rest)| rest);
+        if let Some((_, password)) = word.split_once(':') {
+            masked
+                .to_mut()
+                .replace_range(at - password.len()..at, &"*".repeat(password.len()));
+        }
+    }
+    masked
+}
+
 fn tidy(mut message: String) -> String {
     if let Some((cut, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
         message.truncate(cut);
@@ -116,6 +142,7 @@ impl Diagnostics {
     /// `origin` is what the text is called (a path, `-`); `text` must be the text the diagnostics
     /// were made from. One blank line between errors, a line break at the end.
     pub fn render(&self, origin: &str, text: &str, color: bool) -> String {
+        let text = &*without_passwords(text);
         let renderer = if color {
             Renderer::styled()
         } else {
@@ -183,12 +210,12 @@ pub struct RelatedFinding<'a> {
 
 /// Collects the errors of one text.
 #[derive(Debug)]
-pub(super) struct Findings<'t> {
+pub(super) struct Collector<'t> {
     text: &'t str,
     found: Vec<Diagnostic>,
 }
 
-impl<'t> Findings<'t> {
+impl<'t> Collector<'t> {
     pub(super) fn new(text: &'t str) -> Self {
         Self {
             text,
@@ -206,7 +233,8 @@ impl<'t> Findings<'t> {
         if self.found.is_empty() {
             return None;
         }
-        self.found.sort_by_key(|diagnostic| diagnostic.span.start);
+        self.found
+            .sort_by(|a, b| (a.span.start, &a.message).cmp(&(b.span.start, &b.message)));
         self.found.dedup();
         let lines = LineIndex::new(self.text);
         // One sweep: counting each column from its line's start would be quadratic for a file in
@@ -325,3 +353,23 @@ impl<'a> Source<'a> {
 
 /// A byte range of the text, how it is marked and with which words.
 type Mark<'a> = (Range<usize>, AnnotationKind, Option<&'a str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excerpts_show_no_password() {
+        for (text, shown) in [
+            (
+                "images: [\"bob:S3CRET@r.io/x\"]",
+                "images: [\"bob:******@r.io/x\"]",
+            ),
+            ("- https://bob:p/w:é@r.io", "- https://bob:******@r.io"),
+            ("- r.io/app:v1@sha256:00", "- r.io/app:v1@sha256:00"),
+            ("me@example.com a:b", "me@example.com a:b"),
+        ] {
+            assert_eq!(without_passwords(text), shown);
+        }
+    }
+}

@@ -19,11 +19,18 @@ pub const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-no
 /// Compiled globs and labels that choose namespaces.
 #[derive(Debug)]
 pub struct NamespaceMatcher {
-    include: Names,
-    exclude: Names,
-    selector: Option<LabelSelector>,
+    /// `None`: nothing is written. The common case, and small.
+    filter: Option<Box<Filter>>,
     /// Globs do not cover [`SYSTEM_NAMESPACES`].
     guarded: bool,
+}
+
+#[derive(Debug)]
+struct Filter {
+    /// `None`: every namespace, as if `*` were written.
+    include: Option<Names>,
+    exclude: Names,
+    selector: Option<LabelSelector>,
 }
 
 /// Names and globs. Names are found by binary search, since a long list is a list of names.
@@ -55,10 +62,14 @@ pub enum NamespaceRefusal<'a> {
 impl NamespaceMatcher {
     /// Of a rule: globs cover every namespace.
     pub(super) fn rule(filter: &NamespaceFilter) -> Self {
-        Self {
-            include: Names::new(&filter.include),
-            exclude: Names::new(&filter.exclude),
+        let names = |entries: &Vec<String>| Names::new(entries.iter().map(String::as_str));
+        let compile = || Filter {
+            include: filter.include.as_ref().map(names),
+            exclude: names(&filter.exclude),
             selector: filter.selector.clone(),
+        };
+        Self {
+            filter: (*filter != NamespaceFilter::default()).then(|| Box::new(compile())),
             guarded: false,
         }
     }
@@ -78,7 +89,7 @@ impl NamespaceMatcher {
 
     /// The selector on the namespace's labels, if there is one.
     pub fn selector(&self) -> Option<&LabelSelector> {
-        self.selector.as_ref()
+        self.filter.as_ref()?.selector.as_ref()
     }
 
     /// Whether globs and selector let the namespace through. `labels` is only asked for when a
@@ -94,7 +105,7 @@ impl NamespaceMatcher {
         labels: Option<&L>,
     ) -> Option<NamespaceRefusal<'_>> {
         self.name_refusal(namespace).or_else(|| {
-            let selector = self.selector.as_ref()?;
+            let selector = self.selector()?;
             match labels {
                 Some(labels) => selector.unmet(labels).map(NamespaceRefusal::Selector),
                 None => Some(NamespaceRefusal::LabelsUnknown),
@@ -103,33 +114,39 @@ impl NamespaceMatcher {
     }
 
     fn name_refusal(&self, namespace: &str) -> Option<NamespaceRefusal<'_>> {
-        if self.include.literal(namespace).is_none() {
-            if self.include.glob(namespace).is_none() {
+        let include = self
+            .filter
+            .as_ref()
+            .and_then(|filter| filter.include.as_ref());
+        if include.is_none_or(|include| include.literal(namespace).is_none()) {
+            if include.is_some_and(|include| include.glob(namespace).is_none()) {
                 return Some(NamespaceRefusal::NotListed);
             }
             if self.guarded && is_system(namespace) {
                 return Some(NamespaceRefusal::SystemNotLiteral);
             }
         }
-        self.exclude
-            .covering(namespace)
-            .map(NamespaceRefusal::Excluded)
+        let exclude = &self.filter.as_ref()?.exclude;
+        exclude.covering(namespace).map(NamespaceRefusal::Excluded)
     }
 }
 
 impl Names {
-    pub(super) fn new(entries: &[String]) -> Self {
-        let everything = entries.iter().any(|entry| entry == "*");
-        let literal = entries.iter().filter(|entry| !glob::is_glob(entry));
-        let mut literal: Vec<Box<str>> = literal.map(|entry| entry.as_str().into()).collect();
+    pub(super) fn new<'a>(entries: impl Iterator<Item = &'a str> + Clone) -> Self {
+        let everything = entries.clone().any(|entry| entry == "*");
+        let (globs, literal) = entries
+            .map(Box::from)
+            .partition(|entry| glob::is_glob(entry));
+        let (mut literal, globs): (Vec<Box<str>>, Vec<Box<str>>) = (literal, globs);
         literal.sort_unstable();
-        let globs = entries
-            .iter()
-            .filter(|entry| !everything && glob::is_glob(entry));
         Self {
             literal: literal.into(),
             everything,
-            globs: globs.map(|entry| entry.as_str().into()).collect(),
+            globs: if everything {
+                Box::default()
+            } else {
+                globs.into()
+            },
         }
     }
 
@@ -193,8 +210,8 @@ pub(super) fn overlap<'a>(
         let mut excludes = a.exclude.iter().chain(&b.exclude);
         excludes.any(|exclude| glob::covers(exclude, entry))
     };
-    for x in &a.include {
-        for y in &b.include {
+    for x in included(a) {
+        for y in included(b) {
             if !glob::intersects(x, y) {
                 continue;
             }
@@ -208,6 +225,16 @@ pub(super) fn overlap<'a>(
         }
     }
     None
+}
+
+fn included(filter: &NamespaceFilter) -> impl Iterator<Item = &str> {
+    let all = filter.include.is_none().then_some("*");
+    filter
+        .include
+        .iter()
+        .flatten()
+        .map(String::as_str)
+        .chain(all)
 }
 
 fn is_system(namespace: &str) -> bool {
@@ -224,7 +251,7 @@ mod tests {
     fn filter(include: &[&str], exclude: &[&str]) -> NamespaceFilter {
         let owned = |list: &[&str]| list.iter().map(|entry| (*entry).to_owned()).collect();
         NamespaceFilter {
-            include: owned(include),
+            include: Some(owned(include)),
             exclude: owned(exclude),
             selector: None,
         }

@@ -24,8 +24,9 @@ use tokio::time::{Instant, timeout};
 use tracing::Level;
 
 use super::limits::{
-    BODY_RESERVE_BYTES_MAX, Limits, QUEUE_PART_OF_TIMEOUT, REFUSED_BODY_BYTES_MAX,
-    REQUEST_TIMEOUT_DEFAULT, REQUEST_TIMEOUT_MAX, RETRY_AFTER as RETRY_AFTER_SECONDS,
+    BODY_RESERVE_BYTES_MAX, BODY_SHARE_BYTES, Limits, QUEUE_PART_OF_TIMEOUT,
+    REFUSED_BODY_BYTES_MAX, REQUEST_TIMEOUT_DEFAULT, REQUEST_TIMEOUT_MAX,
+    RETRY_AFTER as RETRY_AFTER_SECONDS,
 };
 use super::serving::{Serving, ServingStore};
 use crate::admission::{Answer, Reason, Report, Review, ReviewError};
@@ -206,19 +207,61 @@ impl Handler {
         }
         let deadline = requested_timeout(uri);
         let turn = timeout(deadline / QUEUE_PART_OF_TIMEOUT, self.turn(length)).await;
-        let Ok(Ok(turn)) = turn else {
+        let Ok(Ok(mut turn)) = turn else {
             return Err(Refusal::Overloaded);
         };
         let patience = deadline.min(self.limits.body_read_max);
-        let body = timeout(patience, read(body, length, bytes_max)).await;
+        let body = timeout(patience, self.read(body, length, &mut turn)).await;
         Ok((body.map_err(|_| Refusal::TooSlow)??, turn))
     }
 
-    async fn turn(&self, body_bytes: usize) -> Result<Turn<'_>, AcquireError> {
+    /// Waits for a place, and for the first share of the memory for bodies: what a length claims costs
+    /// its sender nothing, so the rest is taken as it arrives.
+    async fn turn(&self, length: usize) -> Result<Turn<'_>, AcquireError> {
         let in_flight = self.in_flight.acquire().await?;
-        let share = body_bytes.min(self.limits.bodies_bytes_max);
+        let share = length
+            .min(BODY_SHARE_BYTES)
+            .min(self.limits.bodies_bytes_max);
         let share = u32::try_from(share).unwrap_or(u32::MAX);
         Ok((in_flight, self.body_bytes.acquire_many(share).await?))
+    }
+
+    /// Reads a body, `length` being what to expect.
+    async fn read<'s>(
+        &'s self,
+        body: &mut Body,
+        length: usize,
+        (_, share): &mut Turn<'s>,
+    ) -> Result<Bytes, Refusal> {
+        let bytes_max = self.limits.body_bytes_max;
+        let mut whole = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Refusal::Broken)?.into_data() else {
+                continue; // Trailers.
+            };
+            let read = whole.len() + data.len();
+            if read > bytes_max {
+                return Err(Refusal::TooLarge(bytes_max));
+            }
+            // Not waited for: bodies that wait for each other's memory would wait for ever.
+            if let Some(more) = read
+                .checked_sub(share.num_permits())
+                .filter(|more| *more > 0)
+            {
+                let more = u32::try_from(more).unwrap_or(u32::MAX);
+                let more = self.body_bytes.try_acquire_many(more);
+                share.merge(more.map_err(|_| Refusal::Overloaded)?);
+            }
+            // The ordinary review comes in one piece, which needs no copy.
+            if whole.is_empty() && body.is_end_stream() {
+                return Ok(data);
+            }
+            if whole.is_empty() {
+                whole.reserve(length.min(BODY_RESERVE_BYTES_MAX));
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.into())
     }
 
     /// Throws the rest of a refused body away, within limits, so that the sender gets to read why.
@@ -301,28 +344,6 @@ fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let media_type = value.and_then(|value| value.split(|byte| *byte == b';').next());
     media_type.is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"application/json"))
-}
-
-/// Reads a body of at most `bytes_max`, `length` being what to expect.
-async fn read(body: &mut Body, length: usize, bytes_max: usize) -> Result<Bytes, Refusal> {
-    let mut whole = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Refusal::Broken)?.into_data() else {
-            continue; // Trailers.
-        };
-        // The ordinary review comes in one piece, which needs no copy.
-        if whole.is_empty() && body.is_end_stream() && data.len() <= bytes_max {
-            return Ok(data);
-        }
-        if whole.len() + data.len() > bytes_max {
-            return Err(Refusal::TooLarge(bytes_max));
-        }
-        if whole.is_empty() {
-            whole.reserve(length.min(BODY_RESERVE_BYTES_MAX));
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole.into())
 }
 
 /// The deadline the API server gives itself, `?timeout=5s`.

@@ -16,6 +16,9 @@ pub const BODIES_BYTES_MAX: usize = 64 * MIB;
 /// Most bytes reserved because a `Content-Length` says so. A claim costs its sender nothing, so what
 /// lies beyond is reserved as it arrives.
 pub const BODY_RESERVE_BYTES_MAX: usize = MIB;
+/// Bytes of memory that a request waits for before its body is read: the largest review of an ordinary
+/// Pod. Beyond them a body takes more as it arrives, or is refused, so that claims alone shut nobody out.
+pub const BODY_SHARE_BYTES: usize = 64 * KIB;
 /// Most bytes of a refused body that are read and thrown away before the refusal is sent. Unread bytes
 /// would make the kernel reset the connection, and the sender would lose the answer. Twice the largest
 /// body: whoever sends more than that is not an API server.

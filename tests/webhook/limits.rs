@@ -208,8 +208,20 @@ async fn over_the_limit_of_buffered_bytes_requests_get_503() {
     assert_eq!(status(&mut other, 20).await, 200);
     assert_eq!(first.request([b'x'; 80]).await.status, 200);
     assert_eq!(status(&mut other, 100).await, 200);
-    // More than all there is waits for all there is.
-    assert_eq!(status(&mut other, 101).await, 200);
+    assert_eq!(status(&mut other, 101).await, 503);
+}
+
+#[tokio::test]
+async fn claims_of_large_bodies_shut_nobody_out() {
+    let server = Server::admitting(null, Limits::default()).await;
+    let mut claims = Vec::new();
+    for _ in 0..100 {
+        let mut connection = server.connect().await;
+        begin(&mut connection, "/mutate", 8 * 1024 * 1024).await;
+        claims.push(connection);
+    }
+    let answer = server.connect().await.request(post("/mutate", b"{}")).await;
+    assert_eq!(answer.status, 200);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Reads the whole document: what it says it is, then its two lists.
 
-use crate::rules::diagnostics::{Diagnostic, Findings};
+use crate::rules::diagnostics::{Collector, Diagnostic};
 use crate::rules::yaml::{Kind, Node, Tree};
 
 use super::RulesConfig;
@@ -14,7 +14,7 @@ const KIND: &str = "PullRules";
 const EMPTY_HELP: &str = "rules that inject nothing are `apiVersion: pullpass.dev/v1alpha1` and \
                           `kind: PullRules` without `rules`";
 
-pub(super) fn read(tree: Option<&Tree<'_>>, findings: &mut Findings<'_>) -> RulesConfig {
+pub(super) fn read(tree: Option<&Tree<'_>>, findings: &mut Collector<'_>) -> RulesConfig {
     let mut reader = Reader::new(findings);
     match tree.and_then(Tree::root) {
         Some(root) => reader.document(root).unwrap_or_default(),

@@ -38,7 +38,7 @@ impl Reader<'_, '_> {
         });
         self.check_excluded(include.as_deref(), &exclude);
         NamespaceFilter {
-            include: include.map_or_else(|| vec!["*".to_owned()], |entries| owned(&entries)),
+            include: include.map(|entries| owned(&entries)),
             exclude: owned(&exclude),
             selector: selector.and_then(|node| self.selector(node, "`namespaceSelector`")),
         }
@@ -46,7 +46,7 @@ impl Reader<'_, '_> {
 
     /// Reports entries that are wholly excluded again.
     fn check_excluded(&mut self, include: Option<&[Text<'_>]>, exclude: &[Text<'_>]) {
-        let names = Names::new(&owned(exclude));
+        let names = Names::new(exclude.iter().map(|entry| entry.text));
         let span_of = |entry: &str| {
             exclude
                 .iter()

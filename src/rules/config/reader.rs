@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::rules::diagnostics::{Diagnostic, Findings};
+use crate::rules::diagnostics::{Collector, Diagnostic};
 use crate::rules::yaml::{Kind, Node};
 
 /// How similar a word must be to be offered instead (1: equal, 0: nothing in common).
@@ -17,13 +17,13 @@ pub(super) type Choice<T> = (&'static str, T);
 /// A cursor-less reader: nodes are passed in, errors collect here.
 #[derive(Debug)]
 pub(super) struct Reader<'f, 't> {
-    findings: &'f mut Findings<'t>,
+    findings: &'f mut Collector<'t>,
     /// Image patterns so far, to hold against the limit.
     pub(super) patterns: usize,
 }
 
 impl<'f, 't> Reader<'f, 't> {
-    pub(super) fn new(findings: &'f mut Findings<'t>) -> Self {
+    pub(super) fn new(findings: &'f mut Collector<'t>) -> Self {
         Self {
             findings,
             patterns: 0,
@@ -234,7 +234,7 @@ pub(super) struct Text<'a> {
 
 impl<'a> Text<'a> {
     /// A scalar that YAML takes for a string.
-    fn of(node: Node<'a>) -> Option<Self> {
+    pub(super) fn of(node: Node<'a>) -> Option<Self> {
         match node.kind() {
             Kind::Scalar { text, plain } if !plain || scalar_type(text) == ScalarType::String => {
                 Some(Self {

@@ -44,12 +44,14 @@ impl<'s> KnownSecrets<'s> {
 #[derive(Debug, Default)]
 struct Patterns {
     patterns: Vec<RegistryPattern>,
+    /// Empty where nothing is excluded: a hundred thousand rules would each fill a list for nothing.
     spans: Vec<Range<usize>>,
 }
 
 impl Reader<'_, '_> {
     pub(super) fn rules(&mut self, node: Node<'_>, secrets: &KnownSecrets<'_>) -> Vec<RuleConfig> {
         let mut names = Names::default();
+        names.reserve(node.items().count());
         let items = self.items(node, "`rules`");
         items
             .filter_map(|item| self.rule(item, secrets, &mut names))
@@ -96,9 +98,9 @@ impl Reader<'_, '_> {
         let images = images.map(|node| {
             let otherwise = "remove it to mean whatever the pull secrets cover";
             self.check_not_empty(node, "`images`", otherwise);
-            self.patterns(node, "`images`")
+            self.patterns(node, "`images`", exclude_images.is_some())
         });
-        let excludes = exclude_images.map(|node| self.patterns(node, "`excludeImages`"));
+        let excludes = exclude_images.map(|node| self.patterns(node, "`excludeImages`", true));
         let excludes = excludes.unwrap_or_default();
         if let Some(images) = &images {
             self.check_covered(images, &excludes);
@@ -121,10 +123,10 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn patterns(&mut self, node: Node<'_>, what: &str) -> Patterns {
+    fn patterns(&mut self, node: Node<'_>, what: &str, with_spans: bool) -> Patterns {
         let mut read = Patterns {
             patterns: Vec::with_capacity(node.inside()),
-            spans: Vec::with_capacity(node.inside()),
+            spans: Vec::new(),
         };
         for item in self.items(node, what) {
             let Some(Text { text, span }) = self.entry(item, what) else {
@@ -138,7 +140,9 @@ impl Reader<'_, '_> {
             match RegistryPattern::parse(text) {
                 Ok(pattern) => {
                     read.patterns.push(pattern);
-                    read.spans.push(span);
+                    if with_spans {
+                        read.spans.push(span);
+                    }
                 }
                 Err(error) => {
                     self.report(Diagnostic::new(span, error.to_string()).help(error.fix()))

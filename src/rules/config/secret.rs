@@ -172,7 +172,12 @@ impl Reader<'_, '_> {
         let name = self.required(name, "name", what, &fields.head);
         let name = name.and_then(|node| self.name(node, "`name`", &ENV_NAME));
         let value = self.required(value, "value", what, &fields.head)?;
-        let value = self.string(value, "`value`")?;
+        let Some(value) = Text::of(value) else {
+            // It may be a token: not even a wrong one is repeated.
+            let diagnostic = Diagnostic::new(value.span(), "`value` must be a string");
+            self.report(diagnostic.help("put it in quotes"));
+            return None;
+        };
         Some((name?, value.text.to_owned()))
     }
 

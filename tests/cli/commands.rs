@@ -274,7 +274,7 @@ fn check_harmless(text: &str) {
 
 #[test]
 fn a_manifest_cannot_drive_the_terminal() {
-    let evil = r#"\e[2J\a\nforged: line"#;
+    let evil = r#"\e[2J\a\x9b1m\nforged: line"#;
     let pod = format!(
         r#"{{kind: Pod, metadata: {{name: "a{evil}", namespace: "n{evil}"}}, spec: {{imagePullSecrets: [{{name: "s{evil}"}}], containers: [{{image: "i{evil}"}}, {{image: harbor.example.com/a}}]}}}}"#
     );
@@ -285,7 +285,7 @@ fn a_manifest_cannot_drive_the_terminal() {
         check_harmless(&run.stdout);
         check_harmless(&run.stderr);
         assert!(
-            run.stdout.contains(r"a\u{1b}[2J\u{7}\nforged"),
+            run.stdout.contains(r"a\u{1b}[2J\u{7}\u{9b}1m\nforged"),
             "{}",
             run.stdout
         );
@@ -297,10 +297,12 @@ fn a_manifest_cannot_drive_the_terminal() {
     let run = pullpass_with(&cases, &["test", "-"]);
     assert_eq!(run.code, 1, "{}", run.stderr);
     check_harmless(&run.stdout);
-    let rules = format!("apiVersion: v\n\"k{evil}\": \"x{evil}\"\nkind: \"y{evil}\"\n");
-    let run = pullpass_with(&rules, &["check", "-"]);
-    assert_eq!(run.code, 1);
-    check_harmless(&run.stdout);
+    let escaped = format!("apiVersion: v\n\"k{evil}\": \"x{evil}\"\nnamespaces: \"y{evil}\"\n");
+    for rules in [&*escaped, "kind: \u{9b}1m\n", "kind: \x1b[2J\n"] {
+        let run = pullpass_with(rules, &["check", "-"]);
+        assert_eq!(run.code, 1);
+        check_harmless(&run.stdout);
+    }
 }
 
 const UNDECODABLE: &str = r#"{kind: Secret, metadata: {name: harbor}, type: kubernetes.io/dockerconfigjson, stringData: {.dockerconfigjson: '{"auths":{"harbor.example.com":{"auth":"!"}}}'}}"#;

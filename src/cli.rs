@@ -8,6 +8,7 @@ mod input;
 mod kubelet;
 mod mutate;
 mod offline;
+mod terminal;
 mod test;
 mod webhook;
 
@@ -56,10 +57,19 @@ enum CliError {
     Read { path: PathBuf, error: io::Error },
     #[error("{} is larger than the limit of {limit} bytes", path.display())]
     TooLarge { path: PathBuf, limit: u64 },
+    #[error("{}: not UTF-8 text; save it as UTF-8", path.display())]
+    NotUtf8 { path: PathBuf },
     #[error("{}: {error}", path.display())]
     Manifest { path: PathBuf, error: ManifestError },
     #[error("{}: {message}", path.display())]
     Cases { path: PathBuf, message: String },
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    CasesSyntax {
+        path: PathBuf,
+        line: u64,
+        column: u64,
+        message: String,
+    },
     /// Errors of a rules text, rendered: they say `error` themselves.
     #[error("{0}")]
     Rules(String),
@@ -99,7 +109,12 @@ pub fn run() -> ExitCode {
             ExitCode::from(2)
         }
         Err(error) => {
-            drop(writeln!(io::stderr(), "error: {error}"));
+            let error = error.to_string();
+            drop(writeln!(
+                io::stderr(),
+                "error: {}",
+                terminal::printable(&error)
+            ));
             ExitCode::from(2)
         }
     }

@@ -8,6 +8,7 @@ pub mod workload;
 
 pub use workload::{PodSource, Skipped};
 
+use serde::Serialize;
 use serde_json::Value;
 
 /// Largest manifest file, in bytes: some 3,000 Pods as `kubectl get -o json` prints them.
@@ -81,18 +82,18 @@ pub fn parse(text: &str) -> Result<Vec<Value>, ManifestError> {
     };
     let mut objects = Vec::with_capacity(documents.len());
     for document in documents {
-        unfold(document, None, &mut objects)?;
+        unfold(document, &[], &mut objects)?;
     }
     Ok(objects)
 }
 
-/// Writes objects as a YAML stream in which every reader, also one of YAML 1.1, finds the same
+/// Writes objects, or other values without YAML's own types, as a YAML stream in which every reader, also one of YAML 1.1, finds the same
 /// values: strings that look like something else are quoted.
-pub fn to_yaml(objects: &[Value]) -> String {
+pub fn to_yaml(objects: &[impl Serialize]) -> String {
     // Long strings stay on their line: image references are searched for, and compared.
     let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
     let yaml = serde_saphyr::to_string_multiple_with_options(objects, options);
-    debug_assert!(yaml.is_ok(), "JSON values always serialize");
+    debug_assert!(yaml.is_ok(), "what is JSON always serializes");
     yaml.unwrap_or_default()
 }
 
@@ -122,35 +123,38 @@ fn parse_yaml(text: &str) -> Result<Vec<Value>, ManifestError> {
         with_snippet: false,
     };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
-        let (line, column) = error
-            .location()
-            .map_or((1, 1), |location| (location.line(), location.column()));
+        let (line, column, message) = placed(&error);
         ManifestError::Syntax {
             line,
             column,
-            message: message_without_position(&error),
+            message,
         }
     })
 }
 
-/// The parser's own text up to its first ` at line `, which we give in front.
-fn message_without_position(error: &serde_saphyr::Error) -> String {
-    let text = error.to_string();
-    match text.split_once(" at line ") {
-        Some((message, _)) => message.to_owned(),
-        None => text,
-    }
+/// Line and column, from 1, and the reader's own words up to their first ` at line `.
+pub(crate) fn placed(error: &serde_saphyr::Error) -> (u64, u64, String) {
+    let (line, column) = error
+        .location()
+        .map_or((1, 1), |location| (location.line(), location.column()));
+    let text = error.without_snippet().to_string();
+    let message = text
+        .split_once(" at line ")
+        .map_or(&*text, |(message, _)| message);
+    (line, column, message.to_owned())
 }
 
-/// Adds `object`, or the items of a List. Items of a typed list such as PodList carry no `kind` of
-/// their own where they come from the API server as they are: they get `item_kind`.
+/// Adds `object`, or the items of a List. Items of a typed list such as PodList carry no `apiVersion`
+/// and `kind` of their own where they come from the API server as they are: they get those of `list`.
 fn unfold(
     mut object: Value,
-    item_kind: Option<&str>,
+    list: &[(&str, Value)],
     objects: &mut Vec<Value>,
 ) -> Result<(), ManifestError> {
-    if let (Some(kind), Some(fields)) = (item_kind, object.as_object_mut()) {
-        fields.entry("kind").or_insert_with(|| kind.into());
+    if let Some(fields) = object.as_object_mut() {
+        for (field, value) in list {
+            fields.entry(*field).or_insert_with(|| value.clone());
+        }
     }
     let no_kind = ManifestError::NoKind {
         ordinal: objects.len() + 1,
@@ -160,13 +164,21 @@ fn unfold(
         objects.push(object);
         return Ok(());
     };
-    let item_kind = Some(&*item_kind).filter(|kind| !kind.is_empty());
+    let mut list = Vec::new();
+    if !item_kind.is_empty() {
+        list.push(("kind", Value::from(item_kind)));
+        list.extend(
+            object
+                .get("apiVersion")
+                .map(|it| ("apiVersion", it.clone())),
+        );
+    }
     let Some(Value::Array(items)) = object.get_mut("items").map(Value::take) else {
         return Ok(());
     };
     items
         .into_iter()
-        .try_for_each(|item| unfold(item, item_kind, objects))
+        .try_for_each(|item| unfold(item, &list, objects))
 }
 
 #[cfg(test)]
@@ -211,6 +223,14 @@ mod tests {
         check(
             "kind: PodList\nitems: [{x: 1}, {kind: Z}]",
             r#"[{"kind":"Pod","x":1},{"kind":"Z"}]"#,
+        );
+        check(
+            "apiVersion: apps/v1\nkind: DeploymentList\nitems: [{x: 1}, {apiVersion: v9}]",
+            r#"[{"apiVersion":"apps/v1","kind":"Deployment","x":1},{"apiVersion":"v9","kind":"Deployment"}]"#,
+        );
+        check(
+            "apiVersion: v1\nkind: List\nitems: [{kind: A}]",
+            r#"[{"kind":"A"}]"#,
         );
         check("kind: List", "[]");
         check("kind: PodList\nitems: null", "[]");

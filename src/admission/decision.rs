@@ -234,7 +234,7 @@ pub fn decide_pod<'s>(namespace: &str, pod: &PodView<'_>, snapshot: &'s Snapshot
 
 impl<'s> Decision<'s> {
     /// Nothing is added, for `reason`.
-    pub(super) fn unchanged(reason: Reason) -> Self {
+    pub(crate) fn unchanged(reason: Reason) -> Self {
         Self {
             reason,
             inject: SmallVec::new(),

@@ -118,6 +118,9 @@ pub struct SecretReport {
     pub verdict: Option<&'static str>,
     /// The verdict in words, or why the rule does not want it.
     pub detail: String,
+    /// The rule goes by its keys, but it cannot be decoded. Not in the JSON: `detail` says why.
+    #[serde(skip)]
+    pub is_unread: bool,
     /// Whether anything is known about its payload.
     pub is_known: bool,
     /// Which key covers which of the images that the rule's patterns match, or of all images if it
@@ -225,7 +228,16 @@ impl Explanation {
                 text
             }
             Reason::Shadowed => format!("nothing is added; rules in Shadow mode would add {shadow}"),
-            Reason::NoRuleMatched => "nothing is added: no rule wants a pull secret".to_owned(),
+            Reason::NoRuleMatched => match &*self.unread_secrets() {
+                [] => "nothing is added: no rule wants a pull secret".to_owned(),
+                [name] => format!(
+                    "nothing is added: `{name}` cannot be decoded, so nobody knows what it covers"
+                ),
+                names => format!(
+                    "nothing is added: `{}` cannot be decoded, so nobody knows what they cover",
+                    names.join("`, `")
+                ),
+            },
             Reason::AlreadyPresent => {
                 "nothing is added: the Pod has every pull secret that a rule wants".to_owned()
             }
@@ -255,6 +267,40 @@ impl Explanation {
 }
 
 impl Explanation {
+    /// The same where the namespace opts out: the API server does not ask the webhook about its Pods,
+    /// so nothing that the rules say matters.
+    #[must_use]
+    pub fn of_opted_out_namespace(self) -> Self {
+        let conclusion = format!(
+            "nothing is added: namespace \"{}\" opts out by its label pullpass.dev/inject",
+            self.namespace
+        );
+        Self {
+            rules: Vec::new(),
+            inject: Vec::new(),
+            shadow: Vec::new(),
+            reason: Reason::OptedOut.as_str(),
+            warnings: Vec::new(),
+            conclusion,
+            ..self
+        }
+    }
+
+    /// The Secrets that a rule would go by, if they could be decoded, each once; none where a rule
+    /// wants another.
+    pub fn unread_secrets(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        if self.reason != Reason::NoRuleMatched.as_str() {
+            return names;
+        }
+        for secret in self.rules.iter().flat_map(|rule| &rule.pull_secrets) {
+            if secret.is_unread && !names.contains(&&*secret.secret_name) {
+                names.push(&secret.secret_name);
+            }
+        }
+        names
+    }
+
     /// The Secrets with one of these verdicts, each once.
     fn names_of(&self, verdicts: &[Verdict]) -> String {
         let mut names: Vec<&str> = Vec::new();

@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::input::read_text;
-use super::offline::is_styled;
+use super::terminal::{is_styled, printable};
 use super::{CliError, Outcome};
+use crate::manifest;
 use crate::rules::config::{self, CONFIG_MAP_RULES_BYTES_MAX, FILE_RULES_BYTES_MAX};
 use crate::rules::diagnostics::Finding;
 use crate::rules::{self, Diagnostics, RulesConfig};
@@ -18,7 +19,7 @@ use crate::rules::{self, Diagnostics, RulesConfig};
 /// A rules file is what the webhook reads: the text under `rules.yaml` in the ConfigMap, not the
 /// ConfigMap around it.
 ///
-/// -o json prints one object a line for each file: file, valid; pull_secrets, rules, patterns (how
+/// -o json prints one object a line for each file, -o yaml the same as documents: file, valid; pull_secrets, rules, patterns (how
 /// many; null if not valid); findings (line, column, message, help, related: line, message); warnings.
 ///
 /// Exit code 1 if there is an error in any file, 2 if one cannot be read.
@@ -43,6 +44,8 @@ enum Format {
     Text,
     /// One JSON object a line for each file
     Json,
+    /// The same as a YAML stream
+    Yaml,
 }
 
 /// One checked file.
@@ -53,7 +56,7 @@ struct Checked {
     result: Result<RulesConfig, Diagnostics>,
 }
 
-/// What `-o json` prints for one file.
+/// What `-o json` and `-o yaml` print for one file.
 #[derive(Serialize)]
 struct Report<'a> {
     file: &'a str,
@@ -69,6 +72,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<Outcome, CliError> {
     let mut out = io::stdout().lock();
     let mut outcome = Outcome::Clean;
     let mut unreadable = None;
+    let mut separator = "";
     for path in &args.rules {
         let checked = match Checked::read(path) {
             Ok(checked) => checked,
@@ -83,8 +87,12 @@ pub(super) fn run(args: &CheckArgs) -> Result<Outcome, CliError> {
         }
         let shown = match args.output {
             Format::Text => checked.text(is_styled(&out)),
-            Format::Json => checked.json().map_err(io::Error::from)?,
+            Format::Json => {
+                serde_json::to_string(&checked.report()).map_err(io::Error::from)? + "\n"
+            }
+            Format::Yaml => separator.to_owned() + &manifest::to_yaml(&[checked.report()]),
         };
+        separator = "---\n";
         out.write_all(shown.as_bytes())?;
     }
     unreadable.map_or(Ok(outcome), Err)
@@ -109,7 +117,7 @@ impl Checked {
     }
 
     fn text(&self, styled: bool) -> String {
-        let file = &self.file;
+        let file = &*printable(&self.file);
         let mut shown = match &self.result {
             Ok(config) => format!(
                 "{file}: valid: {}, {}, {}\n",
@@ -131,14 +139,14 @@ impl Checked {
         shown
     }
 
-    fn json(&self) -> serde_json::Result<String> {
+    fn report(&self) -> Report<'_> {
         let config = self.result.as_ref().ok();
         let findings = self
             .result
             .as_ref()
             .err()
             .map(|errors| errors.findings(&self.text));
-        let report = Report {
+        Report {
             file: &self.file,
             valid: config.is_some(),
             pull_secrets: config.map(|config| config.pull_secrets.len()),
@@ -146,8 +154,7 @@ impl Checked {
             patterns: config.map(RulesConfig::pattern_count),
             findings: findings.unwrap_or_default(),
             warnings: self.warnings(),
-        };
-        Ok(serde_json::to_string(&report)? + "\n")
+        }
     }
 
     /// What is no error in a file, but will be one elsewhere.

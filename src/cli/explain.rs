@@ -9,11 +9,12 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::offline::{Offline, OfflineArgs, is_styled, note, read_objects};
+use super::offline::{Offline, OfflineArgs, opts_out, read_objects};
+use super::terminal::{is_styled, note};
 use super::{CliError, Outcome};
 use crate::admission::PodView;
 use crate::admission::explanation::{Explanation, explain};
-use crate::manifest::PodSource;
+use crate::manifest::{self, PodSource};
 
 /// Explain why a Pod gets a pull secret, or why not
 ///
@@ -24,14 +25,15 @@ use crate::manifest::PodSource;
 /// IMAGEs are explained as the containers of one Pod. A manifest may be any stream of YAML documents or
 /// JSON objects; workloads stand for the Pods they would make, other objects are left out with a note.
 ///
-/// -o json prints one object a line for each Pod: kind, name, namespace; images (image, place, name,
+/// -o json prints one object a line for each Pod, -o yaml the same as documents: kind, name, namespace; images (image, place, name,
 /// registry, repository, error, hint); present; rules (name, mode, outcome: adds, would_add,
 /// adds_nothing, wants_nothing or does_not_apply, why_not, images: name, pattern, excluded_by,
 /// pull_secrets: name, secret_name, wanted, verdict: added, added_stale, already_present,
 /// not_permitted, unusable, undecodable_here or null, detail, is_known, keys: name, key,
 /// docker_hub_fallback, is_empty); inject; shadow; reason; warnings; conclusion.
 ///
-/// Exit code 1 if there is something to act on: a warning, or an image that the kubelet refuses.
+/// Exit code 1 if there is something to act on: a warning, an image that the kubelet refuses, or a pull
+/// secret that cannot be decoded while no rule wants another.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -51,11 +53,20 @@ pub(super) struct ExplainArgs {
 #[group(required = true, multiple = false)]
 struct Subject {
     /// Images, as in a Pod
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", value_parser = image)]
     images: Vec<String>,
     /// Manifest of Pods or workloads; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
+}
+
+/// An image, and not a Pod as `kubectl` names it: an answer about the image `pod/web` would mislead.
+fn image(text: &str) -> Result<String, &'static str> {
+    if text.starts_with("pod/") || text.starts_with("pods/") {
+        return Err("a live Pod cannot be asked yet; \
+            use `kubectl get pod NAME -o yaml | pullpass explain -r RULES -f -`");
+    }
+    Ok(text.to_owned())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,6 +75,8 @@ enum Format {
     Text,
     /// One JSON object a line for each Pod
     Json,
+    /// The same as a YAML stream
+    Yaml,
 }
 
 /// One explained Pod.
@@ -85,12 +98,18 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome, CliError> {
         if explained.has_findings() {
             outcome = Outcome::Findings;
         }
-        let mut shown = match args.output {
+        let shown = match args.output {
             Format::Text => text::render(&explained, is_styled(&out)),
             Format::Json => serde_json::to_string(&explained).map_err(io::Error::from)? + "\n",
+            Format::Yaml => manifest::to_yaml(&[explained]),
         };
-        if position > 0 && args.output == Format::Text {
-            shown.insert(0, '\n');
+        let separator = match args.output {
+            Format::Text => "\n",
+            Format::Json => "",
+            Format::Yaml => "---\n",
+        };
+        if position > 0 {
+            out.write_all(separator.as_bytes())?;
         }
         out.write_all(shown.as_bytes())?;
     }
@@ -129,8 +148,12 @@ impl Explained {
         let namespace = source.namespace.as_ref().unwrap_or(&offline.namespace);
         let bytes = serde_json::to_vec(&source.pod).map_err(io::Error::from)?;
         let pod = PodView::parse(&bytes).map_err(io::Error::other)?;
+        let explanation = explain(namespace, &pod, &offline.snapshot, &offline.config);
         Ok(Self {
-            explanation: explain(namespace, &pod, &offline.snapshot, &offline.config),
+            explanation: match opts_out(namespace, &offline.snapshot) {
+                true => explanation.of_opted_out_namespace(),
+                false => explanation,
+            },
             kind: source.kind,
             name: source.name,
         })
@@ -140,6 +163,8 @@ impl Explained {
         let Explanation {
             warnings, images, ..
         } = &self.explanation;
-        !warnings.is_empty() || images.iter().any(|image| image.error.is_some())
+        !warnings.is_empty()
+            || images.iter().any(|image| image.error.is_some())
+            || !self.explanation.unread_secrets().is_empty()
     }
 }

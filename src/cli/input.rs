@@ -30,10 +30,7 @@ pub(super) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
 
 /// [`read`] for text.
 pub(super) fn read_text(path: &Path, bytes_max: usize) -> Result<String, CliError> {
-    String::from_utf8(read(path, bytes_max)?).map_err(|error| {
-        let error = io::Error::new(io::ErrorKind::InvalidData, error.utf8_error());
-        read_error(path, error)
-    })
+    String::from_utf8(read(path, bytes_max)?).map_err(|_| CliError::NotUtf8 { path: path.into() })
 }
 
 pub(super) fn read_error(path: &Path, error: io::Error) -> CliError {

@@ -71,7 +71,8 @@ pub(super) struct MatchArgs {
 /// Prints one JSON object: result (ok, error, or skipped when the payload is empty), error, keys (key,
 /// index_key, username, usable; sorted by key), warnings. `index_key` is what the kubelet matches
 /// images with, null where it ignores the key; `usable` tells whether user name and password are both
-/// there. Passwords and tokens are never shown. Exit code 1 if the kubelet cannot decode the payload:
+/// there. Passwords and tokens are never shown, but `key` comes back exactly as it is written, also
+/// where somebody wrote a password into it as user info (`user:password@registry`). Exit code 1 if the kubelet cannot decode the payload:
 /// it then pulls no image of any Pod that names the secret.
 #[derive(Debug, Args)]
 #[command(after_help = "\

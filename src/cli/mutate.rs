@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::offline::{Offline, OfflineArgs, note, read_objects};
+use super::offline::{Offline, OfflineArgs, decide, read_objects};
+use super::terminal::{note, printable};
 use super::{CliError, Outcome};
-use crate::admission::decision::decide_pod;
 use crate::admission::{Decision, PodView, patch};
 use crate::manifest::{self, PodSource};
 
@@ -103,7 +103,7 @@ impl Mutation {
         // The webhook's own path: the Pod as bytes, the view of it, the decision, the patch as bytes.
         let bytes = serde_json::to_vec(&source.pod).map_err(io::Error::from)?;
         let view = PodView::parse(&bytes).map_err(io::Error::other)?;
-        let decision = decide_pod(&namespace, &view, &offline.snapshot);
+        let decision = decide(&namespace, &view, &offline.snapshot);
         let (patch, after) = apply(&decision, &source.pod)?;
         Ok(Self {
             source,
@@ -122,6 +122,7 @@ impl Mutation {
             "{} {}/{}",
             self.source.kind, self.namespace, self.source.name
         );
+        let title = printable(&title);
         similar::TextDiff::from_lines(&before, &after)
             .unified_diff()
             .header(&title, &format!("{title} with pull secrets"))

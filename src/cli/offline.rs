@@ -1,7 +1,7 @@
 //! What a command decides with where there is no cluster to ask: rules, Secret manifests and
 //! namespace labels from the command line.
 
-use std::io::{self, IsTerminal, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,10 +10,15 @@ use serde_json::Value;
 
 use super::CliError;
 use super::input::read_text;
+use super::terminal::{is_styled, note};
 use super::webhook::label;
+use crate::admission::decision::decide_pod;
+use crate::admission::pod::INJECT_ANNOTATION;
+use crate::admission::{Decision, PodView, Reason};
 use crate::index::{Index, SecretManifest};
 use crate::manifest::{self, MANIFEST_BYTES_MAX};
 use crate::rules::config::FILE_RULES_BYTES_MAX;
+use crate::rules::selector::Labels as _;
 use crate::rules::{self, RulesConfig, Ruleset};
 use crate::snapshot::{ManifestIndex, Namespaces, Snapshot};
 
@@ -34,7 +39,8 @@ pub(super) struct SurroundingsArgs {
     /// known about the credential: rules with `images` still add it, rules without cannot.
     #[arg(long = "pull-secret", value_name = "FILE")]
     pub(super) pull_secrets: Vec<PathBuf>,
-    /// Label of the namespaces, for `namespaceSelector`; may be repeated
+    /// Label of the namespaces, for `namespaceSelector` and for `pullpass.dev/inject=false`, by which a
+    /// namespace opts out; may be repeated
     #[arg(long = "namespace-label", value_name = "KEY=VALUE", value_parser = label)]
     pub(super) namespace_labels: Vec<(String, String)>,
     /// Namespace of Pods that do not name one
@@ -123,14 +129,21 @@ pub(super) fn index(config: &RulesConfig, secrets: Vec<SecretManifest>) -> Index
     known.index
 }
 
-/// A remark on standard error, beside the answer. Nothing can be done about one that cannot be
-/// written.
-pub(super) fn note(text: &str) {
-    drop(writeln!(io::stderr(), "note: {text}"));
+/// Decides as a cluster would: the webhook's own `namespaceSelector` leaves out namespaces with the
+/// label [`INJECT_ANNOTATION`]`: "false"`, so that the webhook is never asked about their Pods.
+pub(super) fn decide<'s>(
+    namespace: &str,
+    pod: &PodView<'_>,
+    snapshot: &'s Snapshot,
+) -> Decision<'s> {
+    if opts_out(namespace, snapshot) {
+        return Decision::unchanged(Reason::OptedOut);
+    }
+    decide_pod(namespace, pod, snapshot)
 }
 
-/// Whether to write colours: to a terminal, unless the user does not want them (no-color.org).
-pub(super) fn is_styled(stream: &impl IsTerminal) -> bool {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    stream.is_terminal() && !no_color
+/// Whether the namespace's labels keep its Pods from the webhook.
+pub(super) fn opts_out(namespace: &str, snapshot: &Snapshot) -> bool {
+    let labels = snapshot.namespaces().labels(namespace);
+    labels.is_some_and(|labels| labels.value(INJECT_ANNOTATION) == Some("false"))
 }

@@ -10,8 +10,9 @@ use clap::builder::styling::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::offline::is_styled;
+use super::terminal::{is_styled, printable};
 use super::{CliError, Outcome};
+use crate::manifest;
 use cases::CaseFile;
 
 /// Run unit tests for rules
@@ -19,7 +20,7 @@ use cases::CaseFile;
 /// Reads files of cases, each a Pod and what the webhook must add to it, and decides as the webhook
 /// does. Paths in a file are relative to it. Unknown fields are errors.
 ///
-/// -o json prints one object: cases (file, name, passed, differences: field, expected, found), passed,
+/// -o json and -o yaml print one object: cases (file, name, passed, differences: field, expected, found), passed,
 /// failed.
 ///
 /// Exit code 1 if a case failed.
@@ -61,6 +62,8 @@ enum Format {
     Text,
     /// One JSON object
     Json,
+    /// The same in YAML
+    Yaml,
 }
 
 #[derive(Serialize)]
@@ -93,8 +96,9 @@ pub(super) fn run(args: &TestArgs) -> Result<Outcome, CliError> {
         cases.extend(CaseFile::read(file)?.run(file)?);
     }
     let passed = cases.iter().filter(|case| case.passed).count();
+    let failed = cases.len() - passed;
     let results = Results {
-        failed: cases.len() - passed,
+        failed,
         passed,
         cases,
     };
@@ -102,9 +106,10 @@ pub(super) fn run(args: &TestArgs) -> Result<Outcome, CliError> {
     let shown = match args.output {
         Format::Text => results.text(is_styled(&out)),
         Format::Json => serde_json::to_string_pretty(&results).map_err(io::Error::from)? + "\n",
+        Format::Yaml => manifest::to_yaml(&[results]),
     };
     out.write_all(shown.as_bytes())?;
-    Ok(match results.failed {
+    Ok(match failed {
         0 => Outcome::Clean,
         _ => Outcome::Findings,
     })
@@ -132,7 +137,8 @@ impl CaseResult {
         } else {
             Style::new()
         };
-        writeln!(text, "{style}{says}{style:#} {}: {}", self.file, self.name)?;
+        let (file, name) = (printable(&self.file), printable(&self.name));
+        writeln!(text, "{style}{says}{style:#} {file}: {name}")?;
         for difference in &self.differences {
             let Difference {
                 field,
@@ -150,6 +156,6 @@ impl CaseResult {
 fn list(items: &[String]) -> String {
     match items {
         [] => "(none)".to_owned(),
-        items => items.join(", "),
+        items => printable(&items.join(", ")).into_owned(),
     }
 }

@@ -161,7 +161,8 @@ impl Diagnostics {
             rendered.push_str(&renderer.render(&[source.report(diagnostic)]));
             rendered.push('\n');
         }
-        rendered
+        // The renderer replaces all other control characters; a terminal may obey these as well.
+        rendered.replace(|c| ('\u{80}'..='\u{9f}').contains(&c), "\u{fffd}")
     }
 
     /// The same findings for machines, in the same order.

@@ -261,3 +261,177 @@ fn completion_knows_every_subcommand() {
         }
     }
 }
+
+/// Nothing but line breaks of our own.
+fn check_harmless(text: &str) {
+    let harmful = text.chars().find(|&c| c.is_control() && c != '\n');
+    assert_eq!(harmful, None, "{text:?}");
+    assert!(
+        !text.lines().any(|line| line.starts_with("forged")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_manifest_cannot_drive_the_terminal() {
+    let evil = r#"\e[2J\a\x9b1m\nforged: line"#;
+    let pod = format!(
+        r#"{{kind: Pod, metadata: {{name: "a{evil}", namespace: "n{evil}"}}, spec: {{imagePullSecrets: [{{name: "s{evil}"}}], containers: [{{image: "i{evil}"}}, {{image: harbor.example.com/a}}]}}}}"#
+    );
+    let service = format!(r#"{{kind: Service, metadata: {{name: "s{evil}"}}}}"#);
+    let manifest = format!("{pod}\n---\n{service}\n");
+    for command in ["explain -f -", "mutate -o diff"] {
+        let run = on(&manifest, command);
+        check_harmless(&run.stdout);
+        check_harmless(&run.stderr);
+        assert!(
+            run.stdout.contains(r"a\u{1b}[2J\u{7}\u{9b}1m\nforged"),
+            "{}",
+            run.stdout
+        );
+        assert!(run.stderr.contains(r"s\u{1b}[2J"), "{}", run.stderr);
+    }
+    let cases = CASES
+        .replacen("name: right", &format!(r#"name: "right{evil}""#), 1)
+        .replacen("warnings: [w]", &format!(r#"warnings: ["{evil}"]"#), 1);
+    let run = pullpass_with(&cases, &["test", "-"]);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    check_harmless(&run.stdout);
+    let escaped = format!("apiVersion: v\n\"k{evil}\": \"x{evil}\"\nnamespaces: \"y{evil}\"\n");
+    for rules in [&*escaped, "kind: \u{9b}1m\n", "kind: \x1b[2J\n"] {
+        let run = pullpass_with(rules, &["check", "-"]);
+        assert_eq!(run.code, 1);
+        check_harmless(&run.stdout);
+    }
+}
+
+const UNDECODABLE: &str = r#"{kind: Secret, metadata: {name: harbor}, type: kubernetes.io/dockerconfigjson, stringData: {.dockerconfigjson: '{"auths":{"harbor.example.com":{"auth":"!"}}}'}}"#;
+
+#[test]
+fn scenario_32_nobody_knows_what_an_undecodable_secret_covers() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret.yaml");
+    std::fs::write(&file, UNDECODABLE).unwrap();
+    let explain = |image: &str| {
+        pullpass(&format!(
+            "explain {RULES} --pull-secret {} {image}",
+            file.display()
+        ))
+    };
+    let run = explain("harbor.example.com/a");
+    let says = "`harbor` cannot be decoded, so nobody knows what it covers\n";
+    assert!(run.stdout.ends_with(says), "{}", run.stdout);
+    assert_eq!(run.code, 1);
+    assert_eq!(explain("one.example.com/a").code, 0, "another is added");
+}
+
+#[test]
+fn a_namespace_opts_out_by_its_label() {
+    let label = "--namespace-label pullpass.dev/inject=false";
+    let run = on(PRIVATE, &format!("explain -f - {label}"));
+    let says = "\"default\" opts out by its label pullpass.dev/inject\n";
+    assert!(run.stdout.ends_with(says), "{}", run.stdout);
+    assert_eq!(run.code, 0);
+    let run = on(PRIVATE, &format!("mutate -o patch {label}"));
+    let line: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(
+        (&line["reason"], &line["patch"]),
+        (&"opted_out".into(), &serde_json::json!([]))
+    );
+    let other = on(
+        PRIVATE,
+        "mutate -o patch --namespace-label pullpass.dev/inject=true",
+    );
+    assert!(other.stdout.contains("\"injected\""), "{}", other.stdout);
+    let cases = CASES.replacen(
+        "images: [a.io/x], expect: {pullSecrets: [a], shadow: [], reason: injected",
+        "images: [a.io/x], namespaceLabels: {pullpass.dev/inject: 'false'}, \
+         expect: {pullSecrets: [], shadow: [], reason: opted_out",
+        1,
+    );
+    let run = pullpass_with(&cases, &["test", "-"]);
+    assert!(
+        run.stdout.starts_with("ok     -: right\n"),
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn errors_of_cases_have_one_position_and_say_who_asked() {
+    let cases = CASES.replacen("cases:", "casse:", 1);
+    let run = pullpass_with(&cases, &["test", "-"]);
+    check_refused(&run, "error: -:9:1: unknown field `casse`");
+    assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("cases.yaml");
+    let check = |cases: &str, field: &str| {
+        std::fs::write(&file, cases).unwrap();
+        let run = pullpass(&format!("test {}", file.display()));
+        let expected = format!("{}: `{field}`: cannot read ", file.display());
+        check_refused(&run, &expected);
+    };
+    let head = "apiVersion: pullpass.dev/v1alpha1\nkind: PullRulesTest\n";
+    check(&format!("{head}rules: gone.yaml\ncases: []\n"), "rules");
+    check(
+        &CASES.replacen("cases:", "pullSecrets: [gone.yaml]\ncases:", 1),
+        "pullSecrets",
+    );
+    check(
+        &CASES.replacen("images: [a.io/x]", "pod: gone.yaml", 1),
+        "pod",
+    );
+}
+
+/// YAML and JSON of the same run, as values.
+fn check_same_shape(stdin: &str, line: &str) {
+    let run = |output: &str| {
+        let line = format!("{line} -o {output}");
+        pullpass_with(stdin, &line.split_whitespace().collect::<Vec<_>>())
+    };
+    let (json, yaml) = (run("json"), run("yaml"));
+    let json_values: Vec<Value> = serde_json::Deserializer::from_str(&json.stdout)
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let yaml_values: Vec<Value> = serde_saphyr::from_multiple(&yaml.stdout).unwrap();
+    assert_eq!(json_values, yaml_values, "{}", yaml.stdout);
+    assert!(!yaml.stdout.starts_with('{'), "{}", yaml.stdout);
+    assert_eq!(json.code, yaml.code);
+}
+
+#[test]
+fn yaml_has_the_shape_of_json() {
+    let bad = "tests/data/rules-bad/fields.yaml";
+    check_same_shape("", &format!("check examples/rules.yaml {bad}"));
+    check_same_shape(
+        &format!("{PRIVATE}\n---\n{PUBLIC}\n"),
+        &format!("explain {RULES} -f -"),
+    );
+    check_same_shape(CASES, "test -");
+}
+
+#[test]
+fn explain_does_not_take_a_live_pod_for_an_image() {
+    for pod in ["pod/web", "pods/web"] {
+        check_refused(
+            &on("", &format!("explain {pod}")),
+            "a live Pod cannot be asked yet; use `kubectl get pod NAME -o yaml | pullpass explain -r RULES -f -`",
+        );
+    }
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_refused_with_a_fix() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules.yaml");
+    std::fs::write(&file, b"kind: \xff\n").unwrap();
+    let run = pullpass(&format!("check {}", file.display()));
+    check_refused(&run, "rules.yaml: not UTF-8 text; save it as UTF-8");
+}
+
+#[test]
+fn the_help_of_keys_warns_of_user_info() {
+    let help = pullpass("keys --help").stdout;
+    assert!(help.contains("user:password@registry"), "{help}");
+}

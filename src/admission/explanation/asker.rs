@@ -148,8 +148,11 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
                 Some(verdict) => self.judged(rule.mode, entry, secret, verdict),
                 None => self.unwanted(id, rule, secret, &keys),
             },
-            wanted: wanted.map(|wanted| self.wish(id, &wanted)),
             verdict: verdict.map(Verdict::as_str),
+            is_unread: wanted.is_none()
+                && !rule.by_images
+                && self.context.verdict(secret) == Verdict::Unusable,
+            wanted: wanted.map(|wanted| self.wish(id, &wanted)),
             is_known: self.snapshot.coverage(secret).is_some(),
             keys,
         })

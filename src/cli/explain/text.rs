@@ -1,4 +1,7 @@
 //! An explanation as text for a terminal.
+//!
+//! What a manifest, a payload or a rule may spell freely goes through [`printable`]; names of rules and
+//! pull secrets, and images that parse, are ASCII without control characters by their own grammar.
 
 use std::fmt::{self, Write};
 
@@ -8,6 +11,7 @@ use super::Explained;
 use crate::admission::explanation::{
     Explanation, ImageReading, KeyReport, Outcome, PatternReport, RuleReport, SecretReport,
 };
+use crate::cli::terminal::printable;
 
 /// The styles; all of them empty where colours are not wanted.
 struct Styles {
@@ -56,8 +60,10 @@ impl Page {
         let space = if name.is_empty() { "" } else { " " };
         writeln!(
             self.text,
-            "{bold}{kind}{space}{name}{bold:#} in namespace {bold}{}{bold:#}",
-            explanation.namespace
+            "{bold}{}{space}{}{bold:#} in namespace {bold}{}{bold:#}",
+            printable(kind),
+            printable(name),
+            printable(&explanation.namespace)
         )?;
         self.pod(explanation)?;
         if !explanation.rules.is_empty() {
@@ -70,9 +76,13 @@ impl Page {
         writeln!(self.text)?;
         let Styles { bad, .. } = self.styles;
         for warning in &explanation.warnings {
-            writeln!(self.text, "{bad}warning{bad:#}: {warning}")?;
+            writeln!(self.text, "{bad}warning{bad:#}: {}", printable(warning))?;
         }
-        writeln!(self.text, "{bold}{}{bold:#}", explanation.conclusion)
+        writeln!(
+            self.text,
+            "{bold}{}{bold:#}",
+            printable(&explanation.conclusion)
+        )
     }
 
     fn pod(&mut self, explanation: &Explanation) -> fmt::Result {
@@ -87,15 +97,17 @@ impl Page {
                 error,
                 ..
             } = image;
-            writeln!(self.text, "  image  {image:width$}  {dim}{place}{dim:#}")?;
+            let shown = printable(image);
+            writeln!(self.text, "  image  {shown:width$}  {dim}{place}{dim:#}")?;
             if let Some(error) = error {
                 writeln!(
                     self.text,
-                    "         {bad}the kubelet refuses it{bad:#}: {error}"
+                    "         {bad}the kubelet refuses it{bad:#}: {}",
+                    printable(error)
                 )?;
             }
             match (hint, name) {
-                (Some(hint), _) => writeln!(self.text, "         {dim}{hint}{dim:#}")?,
+                (Some(hint), _) => writeln!(self.text, "         {dim}{}{dim:#}", printable(hint))?,
                 (None, Some(name)) if !image.starts_with(name.as_str()) => {
                     writeln!(self.text, "         {dim}the kubelet reads {name}{dim:#}")?;
                 }
@@ -104,7 +116,7 @@ impl Page {
         }
         for name in &explanation.present {
             let name = if name.is_empty() { "(no name)" } else { name };
-            writeln!(self.text, "  has    {name}")?;
+            writeln!(self.text, "  has    {}", printable(name))?;
         }
         Ok(())
     }
@@ -132,7 +144,8 @@ impl Page {
         let why_not: String = why_not.collect();
         writeln!(
             self.text,
-            "{style}{sign} {name:width$}{style:#}  {says}{why_not}"
+            "{style}{sign} {name:width$}{style:#}  {says}{}",
+            printable(&why_not)
         )?;
         let matched = || rule.images.iter().filter(|image| image.pattern.is_some());
         let width = widest(matched().map(|image| &image.name));
@@ -150,9 +163,10 @@ impl Page {
             excluded_by,
         } = image;
         let pattern = pattern.as_deref().unwrap_or_default();
+        let pattern = printable(pattern);
         write!(self.text, "    {name:width$}  matches `{pattern}`")?;
         match excluded_by {
-            Some(excluded) => writeln!(self.text, ", but is excluded by `{excluded}`"),
+            Some(excluded) => writeln!(self.text, ", but is excluded by `{}`", printable(excluded)),
             None => writeln!(self.text),
         }
     }
@@ -177,7 +191,8 @@ impl Page {
         };
         write!(
             self.text,
-            "    pull secret {name}{alias}: {style}{detail}{style:#}"
+            "    pull secret {name}{alias}: {style}{}{style:#}",
+            printable(detail)
         )?;
         // Without `images`, only the images with a key are of interest.
         let shown = || {
@@ -186,7 +201,7 @@ impl Page {
         };
         match &secret.wanted {
             Some(wanted) if !is_clear && shown().next().is_none() => {
-                writeln!(self.text, "; {wanted}")?;
+                writeln!(self.text, "; {}", printable(wanted))?;
             }
             None if !secret.is_known => writeln!(self.text, "; give it with --pull-secret")?,
             _ => writeln!(self.text)?,
@@ -207,8 +222,9 @@ impl Page {
         };
         writeln!(
             self.text,
-            "      {dim}{:width$}  {says}{dim:#}",
-            report.name
+            "      {dim}{:width$}  {}{dim:#}",
+            report.name,
+            printable(&says)
         )
     }
 }
@@ -217,6 +233,6 @@ impl Page {
 const COLUMN_CHARACTERS_MAX: usize = 56;
 
 fn widest<'a>(texts: impl Iterator<Item = &'a String>) -> usize {
-    let widths = texts.map(|text| text.chars().count());
+    let widths = texts.map(|text| printable(text).chars().count());
     widths.max().unwrap_or(0).min(COLUMN_CHARACTERS_MAX)
 }

@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{CaseResult, Difference};
-use crate::admission::{Decision, PodView, Reason, decision::decide_pod};
+use crate::admission::{Decision, PodView, Reason};
 use crate::cli::CliError;
 use crate::cli::input::read_text;
 use crate::cli::offline::{
-    DEFAULT_NAMESPACE, index, load_rules, parse_rules, read_objects, read_secrets,
+    DEFAULT_NAMESPACE, decide, index, load_rules, parse_rules, read_objects, read_secrets,
 };
 use crate::index::Index;
 use crate::manifest::{self, MANIFEST_BYTES_MAX, PodSource};
@@ -101,9 +101,14 @@ impl CaseFile {
     /// Reads a file of cases, and nothing that it refers to.
     pub(super) fn read(path: &Path) -> Result<Self, CliError> {
         let text = read_text(path, MANIFEST_BYTES_MAX)?;
-        serde_saphyr::from_str(&text).map_err(|error| CliError::Cases {
-            path: path.into(),
-            message: error.to_string(),
+        serde_saphyr::from_str(&text).map_err(|error| {
+            let (line, column, message) = manifest::placed(&error);
+            CliError::CasesSyntax {
+                path: path.into(),
+                line,
+                column,
+                message,
+            }
         })
     }
 
@@ -111,7 +116,8 @@ impl CaseFile {
     pub(super) fn run(self, path: &Path) -> Result<Vec<CaseResult>, CliError> {
         let directory = path.parent().unwrap_or_else(|| Path::new(""));
         let config = match self.rules {
-            PathOr::Path(rules) => load_rules(&directory.join(rules))?,
+            PathOr::Path(rules) => load_rules(&directory.join(rules))
+                .map_err(|error| asked_by(path, "rules", error))?,
             PathOr::Inline(rules) => parse_rules(
                 &format!("{}: rules", path.display()),
                 &manifest::to_yaml(&[rules]),
@@ -122,7 +128,8 @@ impl CaseFile {
             .iter()
             .map(|file| directory.join(file))
             .collect();
-        let secrets = read_secrets(&secrets)?;
+        let secrets =
+            read_secrets(&secrets).map_err(|error| asked_by(path, "pullSecrets", error))?;
         let ruleset = Arc::new(Ruleset::compile(&config));
         let index = Arc::new(index(&config, secrets));
         let bench = Bench {
@@ -132,6 +139,18 @@ impl CaseFile {
             index,
         };
         self.cases.into_iter().map(|case| bench.run(case)).collect()
+    }
+}
+
+/// Says which file of cases asked for what cannot be read, and in which field.
+fn asked_by(cases: &Path, field: &str, error: CliError) -> CliError {
+    match error {
+        // Rendered already, with the place in the rules themselves.
+        rules @ CliError::Rules(_) => rules,
+        error => CliError::Cases {
+            path: cases.into(),
+            message: format!("`{field}`: {error}"),
+        },
     }
 }
 
@@ -158,7 +177,7 @@ impl Bench<'_> {
         }
         let labels = Namespaces::Fixed(Arc::new(case.namespace_labels));
         let snapshot = Snapshot::new(Arc::clone(&self.ruleset), index, labels, 1);
-        let decision = decide_pod(namespace, &pod, &snapshot);
+        let decision = decide(namespace, &pod, &snapshot);
         let differences = case.expect.differences(&decision);
         Ok(CaseResult {
             file: self.path.display().to_string(),
@@ -180,7 +199,8 @@ impl Bench<'_> {
                     "write either `pod`, or `images` and `serviceAccount`",
                 ));
             }
-            Some(PathOr::Path(path)) => read_objects(&self.directory.join(path))?,
+            Some(PathOr::Path(path)) => read_objects(&self.directory.join(path))
+                .map_err(|error| asked_by(self.path, "pod", error))?,
             Some(PathOr::Inline(pod)) => vec![pod.clone()],
             None => vec![pod_of_images(&case.images, case.service_account.as_deref())],
         };

@@ -199,10 +199,18 @@ impl<'f, 't> Reader<'f, 't> {
 
     fn wrong_type(&mut self, node: Node<'_>, what: &str, expected: &str) {
         let help = match node.kind() {
-            Kind::Scalar {
-                text: "",
-                plain: true,
-            } => "remove the field, or give it a value".to_owned(),
+            // Of the lists, only this one may be empty wherever it stands.
+            Kind::Scalar { text, plain: true }
+                if what == "`rules`" && scalar_type(text) == ScalarType::Null =>
+            {
+                "write `[]`, or remove the line".to_owned()
+            }
+            Kind::Scalar { text, plain: true }
+                if text.is_empty()
+                    || expected == "a list" && scalar_type(text) == ScalarType::Null =>
+            {
+                "remove the field, or give it a value".to_owned()
+            }
             Kind::Scalar { text, .. } if expected == "a string" => {
                 format!("put it in quotes: `\"{text}\"`")
             }

@@ -1,0 +1,51 @@
+//! What reaches a terminal: colours where they are wanted, and text of manifests made harmless.
+//!
+//! JSON and YAML have escapes of their own and do not come through here.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write as _};
+
+/// Text from elsewhere with its control characters escaped, as in `\u{1b}` and `\n`: a manifest must
+/// neither drive the terminal nor forge a line of ours.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => escaped.extend(character.escape_default()),
+            false => escaped.push(character),
+        }
+    }
+    escaped.into()
+}
+
+/// A remark on standard error, beside the answer. Nothing can be done about one that cannot be
+/// written.
+pub(super) fn note(text: &str) {
+    drop(writeln!(io::stderr(), "note: {}", printable(text)));
+}
+
+/// Whether to write colours: to a terminal, unless the user does not want them (no-color.org).
+pub(super) fn is_styled(stream: &impl IsTerminal) -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !no_color
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &str) {
+        assert_eq!(printable(text), expected);
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        check("harbor.example.com/ä:1", "harbor.example.com/ä:1");
+        check("a\x1b[2Jb\x07", "a\\u{1b}[2Jb\\u{7}");
+        check("a\r\n\tb\0", "a\\r\\n\\tb\\u{0}");
+        check("\u{7f}\u{9b}1m", "\\u{7f}\\u{9b}1m");
+    }
+}

@@ -1,5 +1,6 @@
 //! JSON that no API server sends: an answer or HTTP 400, never a crash, never a refusal.
 
+use pullpass::admission::decision::IMAGES_MAX;
 use pullpass::admission::{Review, ReviewError, admit};
 use serde_json::{Value, json};
 
@@ -197,13 +198,16 @@ fn depth_is_no_danger_where_nobody_looks() {
 
 #[test]
 fn size_is_no_danger() {
-    let many: Vec<Value> = (0..20_000)
-        .map(|i| json!({"name": "c", "image": format!("usable.io/a{i}")}))
-        .collect();
-    check_pod(
-        &json!({"spec": {"containers": many}}).to_string(),
-        "injected",
-    );
+    for (images, expected) in [
+        (IMAGES_MAX, "injected"),
+        (IMAGES_MAX + 1, "too_many_images"),
+        (500_000, "too_many_images"),
+    ] {
+        let many: Vec<Value> = (0..images)
+            .map(|i| json!({"image": format!("usable.io/a{i}")}))
+            .collect();
+        check_pod(&json!({"spec": {"containers": many}}).to_string(), expected);
+    }
     let long = "a".repeat(4 * 1024 * 1024);
     check_pod(
         &json!({"spec": {"containers": [{"image": format!("usable.io/{long}")}]}}).to_string(),

@@ -3,7 +3,8 @@
 //!
 //! The server is this program again, under callgrind; the client stays outside. A marker request ends
 //! one part of the count and begins the next, so that start, handshake and end are in no part that is
-//! looked at. Counts need no quiet machine.
+//! looked at. Each part is all bodies of a size once; the figure is the median of some parts, because
+//! once a second the server looks after its files. Counts need no quiet machine.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,7 @@ use super::client::{Client, Connection};
 use super::report::Report;
 use super::serve::{Handler, MARK, MARK_SYMBOL};
 use super::site::Site;
-use super::{Outcome, Scale};
+use super::{Outcome, Scale, Spread};
 
 const SIZES: [&str; 3] = ["2k", "8k", "60k"];
 
@@ -29,7 +30,7 @@ pub(crate) fn measure(scale: Scale, report: &mut Report) -> Outcome<()> {
         bodies.push(Bodies::of_size(size)?);
     }
     let per_request = |handler| {
-        per_request(handler, &bodies, scale.instructions_requests).map_err(|e| e.to_string())
+        per_request(handler, &bodies, scale.instructions_parts).map_err(|e| e.to_string())
     };
     // Two servers at a time: counts do not mind.
     let (null, ours) = std::thread::scope(|scope| {
@@ -39,9 +40,10 @@ pub(crate) fn measure(scale: Scale, report: &mut Report) -> Outcome<()> {
     });
     let null = null.map_err(|_| "the thread of the null handler panicked")??;
     for ((size, null), ours) in SIZES.iter().zip(null).zip(ours?) {
-        report.add(&format!("instructions_null_{size}"), null.round());
-        report.add(&format!("instructions_pullpass_{size}"), ours.round());
-        report.add(&format!("instructions_vs_null_{size}"), ours / null);
+        let ratio = Spread::of(ours.clone()).median / Spread::of(null.clone()).median;
+        report.add_median(&format!("instructions_null_{size}"), null);
+        report.add_median(&format!("instructions_pullpass_{size}"), ours);
+        report.add(&format!("instructions_vs_null_{size}"), ratio);
     }
     Ok(())
 }
@@ -60,32 +62,42 @@ fn valgrind_is_there() -> bool {
             && runs(&mut valgrind))
 }
 
-/// Instructions of one request of each size.
-fn per_request(handler: Handler, bodies: &[Bodies], requests: usize) -> Outcome<Vec<f64>> {
+/// Instructions of one request of each size, in each of `parts`.
+fn per_request(handler: Handler, bodies: &[Bodies], parts: usize) -> Outcome<Vec<Vec<f64>>> {
     let directory = tempfile::tempdir()?;
     let site = Site(directory.path());
     site.write_certificate()?;
     site.write_rules(RULES)?;
     let mut server = Server::start(handler, &site)?;
-    // What only the first requests cost: all bodies once.
+    // What only the first requests cost.
     for bodies in bodies {
-        server.post_all(bodies.iter())?;
+        server.post_all(bodies)?;
     }
     server.post(MARK)?;
     for bodies in bodies {
-        server.post_all(bodies.cycle(requests))?;
-        server.post(MARK)?;
+        for _ in 0..parts {
+            server.post_all(bodies)?;
+            server.post(MARK)?;
+        }
     }
     server.post(MARK)?;
     server.stop()?;
-    // Part 1 ends with the first answer, part 2 with the mark after the first requests; every later one
-    // holds one mark, and the last nothing else.
-    let part = |number| instructions(&site, number);
-    let mark = part(bodies.len() + 3)?;
-    (3..)
-        .take(bodies.len())
-        .map(|number| Ok((part(number)? - mark) / requests as f64))
-        .collect()
+    // The first answer ends the first part, the mark after the first requests the second; every later
+    // one holds one mark, and the last nothing else.
+    let mut numbers = 3..;
+    let mut counted = Vec::new();
+    for bodies in bodies {
+        let totals = numbers.by_ref().take(parts);
+        let totals = totals.map(|number| instructions(&site, number));
+        counted.push((totals.collect::<Outcome<Vec<_>>>()?, bodies.iter().count()));
+    }
+    let mark = instructions(&site, numbers.start)?;
+    let per_request = counted.into_iter().map(|(totals, requests)| {
+        let each = totals.into_iter();
+        each.map(|total| ((total - mark) / requests as f64).round())
+            .collect()
+    });
+    Ok(per_request.collect())
 }
 
 /// The server under callgrind, and one connection to it.
@@ -125,8 +137,8 @@ impl Server {
         self.connection.post(body).map(drop)
     }
 
-    fn post_all<'b>(&mut self, mut bodies: impl Iterator<Item = &'b [u8]>) -> Outcome<()> {
-        bodies.try_for_each(|body| self.post(body))
+    fn post_all(&mut self, bodies: &Bodies) -> Outcome<()> {
+        bodies.iter().try_for_each(|body| self.post(body))
     }
 
     fn stop(self) -> Outcome<()> {

@@ -68,8 +68,8 @@ enum Group {
 struct Scale {
     /// Alternating pairs, starts, passes: the figure is their median.
     samples: usize,
-    /// Requests whose instructions are counted, a body size.
-    instructions_requests: usize,
+    /// Times that all bodies of a size are posted to count instructions.
+    instructions_parts: usize,
     /// Images given to the linear scan.
     linear_images: usize,
 }
@@ -77,12 +77,12 @@ struct Scale {
 impl Scale {
     const FULL: Self = Self {
         samples: 11,
-        instructions_requests: 200,
+        instructions_parts: 7,
         linear_images: 100,
     };
     const GATE: Self = Self {
         samples: 7,
-        instructions_requests: 50,
+        instructions_parts: 3,
         linear_images: 20,
     };
 }

@@ -28,13 +28,16 @@ pub(crate) fn measure(scale: Scale, report: &mut Report) -> Outcome<()> {
     site.write_certificate()?;
     for rules in [1_000, 100_000] {
         site.write_rules(rules)?;
-        let (mut first_answer_ms, mut rss_mib) = (Vec::new(), 0.0);
+        let (mut first_answer_ms, mut cpu_ms, mut rss_mib) = (Vec::new(), Vec::new(), 0.0);
         for _ in 0..scale.samples {
             let webhook = Webhook::start(&site)?;
             first_answer_ms.push(webhook.first_answer.as_secs_f64() * 1e3);
+            cpu_ms.push(webhook.cpu_ms()?);
             rss_mib = webhook.rss_mib()?;
         }
         report.add_median(&format!("first_tls_answer_ms_{rules}"), first_answer_ms);
+        // Of all threads together: tells a slow program from a busy machine.
+        report.add_median(&format!("first_tls_answer_cpu_ms_{rules}"), cpu_ms);
         report.add(&format!("rss_mib_{rules}"), rss_mib);
     }
     report.add("rss_mib_after_load", rss_after_load(&site)?);
@@ -85,6 +88,17 @@ impl Webhook {
         })?;
         webhook.first_answer = started.elapsed();
         Ok(webhook)
+    }
+
+    /// Time that all threads were running, as the scheduler counts it.
+    fn cpu_ms(&self) -> Outcome<f64> {
+        let mut total_ns = 0.0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let running_ns = text.split(' ').next().unwrap_or_default();
+            total_ns += running_ns.parse::<f64>()?;
+        }
+        Ok(total_ns / 1e6)
     }
 
     fn rss_mib(&self) -> Outcome<f64> {

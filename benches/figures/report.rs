@@ -170,7 +170,7 @@ impl Report {
                 let (value, before) = (format_value(*value), format_value(before));
                 over.push(format!(
                     "{key} is {value}, {before} in benches/baseline.json \
-                     (if it is worth that: `cargo bench -- --write-baseline`)"
+                     (if it is worth that: `cargo bench --bench figures -- --write-baseline`)"
                 ));
             }
         }

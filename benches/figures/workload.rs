@@ -17,15 +17,15 @@ const PULL_SECRETS: usize = 20;
 /// Teams on one registry.
 const TEAMS_PER_HOST: usize = 50;
 
-/// A `rules.yaml` with `rules` rules of one pattern each.
+/// A `rules.yaml` with `rules` rules of one pattern each, written as the documentation writes them.
 pub(crate) fn rules_text(rules: usize) -> String {
     let mut text = header();
+    // Writing to a `String` cannot fail.
     for rule in 0..rules {
         let (pattern, secret) = (pattern(rule), rule % PULL_SECRETS);
-        // Writing to a `String` cannot fail.
-        let _ = writeln!(
+        let _ = write!(
             text,
-            "- {{name: r{rule}, images: [\"{pattern}\"], pullSecrets: [s{secret}]}}"
+            "- name: r{rule}\n  images: [\"{pattern}\"]\n  pullSecrets: [s{secret}]\n"
         );
     }
     text

@@ -12,8 +12,9 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::Outcome;
 
-/// Pause before a server that is starting is asked again: a part of what a start takes.
-const RETRY: Duration = Duration::from_micros(500);
+/// Pause before a server that is starting is asked again: a small part of what a start takes, and long
+/// enough that being asked is none.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// What all connections to one server share.
 #[derive(Clone)]
@@ -42,20 +43,27 @@ impl Client {
     }
 
     /// Posts `body` until it is answered: at first the server does not listen yet, then it has no
-    /// rules. `alive` is asked in between.
+    /// certificate, then no rules. `alive` is asked in between.
     pub(crate) fn first_answer(
         &self,
         body: &[u8],
         mut alive: impl FnMut() -> Outcome<()>,
     ) -> Outcome<Connection> {
-        loop {
-            if let Ok(mut connection) = self.connect()
-                && connection.post(body).is_ok()
-            {
-                return Ok(connection);
-            }
-            alive()?;
+        let mut pause = || {
             std::thread::sleep(RETRY);
+            alive()
+        };
+        loop {
+            // One handshake, not hundreds: they would slow down what is waited for.
+            if let Ok(mut connection) = self.connect() {
+                while let Ok(is_answered) = connection.exchange(body) {
+                    if is_answered {
+                        return Ok(connection);
+                    }
+                    pause()?;
+                }
+            }
+            pause()?;
         }
     }
 
@@ -80,8 +88,17 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Posts a review and reads the answer; its body is given back.
-    pub(crate) fn post(&mut self, body: &[u8]) -> Outcome<&[u8]> {
+    /// Posts a review, and reads the answer, which must be one.
+    pub(crate) fn post(&mut self, body: &[u8]) -> Outcome<()> {
+        if self.exchange(body)? {
+            return Ok(());
+        }
+        let answer = String::from_utf8_lossy(&self.answer);
+        Err(format!("the server answered: {answer}").into())
+    }
+
+    /// Posts a review and reads the answer to its end; whether it is `200 OK`.
+    fn exchange(&mut self, body: &[u8]) -> Outcome<bool> {
         let mut request = format!(
             "POST /mutate?timeout=10s HTTP/1.1\r\nhost: localhost\r\n\
              content-type: application/json\r\naccept: application/json\r\n\
@@ -94,36 +111,26 @@ impl Connection {
         self.stream.flush()?;
         self.answer.clear();
         let mut chunk = [0; 4096];
-        loop {
-            if let Some(body) = body_range(&self.answer)? {
-                return self.answer.get(body).ok_or_else(|| "cut answer".into());
-            }
+        while !is_whole(&self.answer)? {
             let read = self.stream.read(&mut chunk)?;
-            let read = chunk.get(..read).unwrap_or_default();
-            if read.is_empty() {
+            if read == 0 {
                 return Err("the connection ended before the answer did".into());
             }
-            self.answer.extend_from_slice(read);
+            self.answer.extend(chunk.iter().take(read));
         }
+        Ok(self.answer.starts_with(b"HTTP/1.1 200 "))
     }
 }
 
-/// Where in a whole `200 OK` answer its body is; `None` while it is not whole.
-fn body_range(answer: &[u8]) -> Outcome<Option<std::ops::Range<usize>>> {
+/// Whether an answer has come to its end.
+fn is_whole(answer: &[u8]) -> Outcome<bool> {
     let Some(head) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
-        return Ok(None);
+        return Ok(false);
     };
-    let text = String::from_utf8_lossy(answer.get(..head).unwrap_or_default()).to_lowercase();
-    let mut lines = text.lines();
-    let status = lines.next().unwrap_or_default();
-    if !status.contains(" 200 ") {
-        return Err(format!("the server answered {status}").into());
-    }
-    let length: usize = lines
-        .find_map(|line| line.strip_prefix("content-length:"))
-        .ok_or("no content-length")?
-        .trim()
-        .parse()?;
-    let body = head + 4..head + 4 + length;
-    Ok((answer.len() >= body.end).then_some(body))
+    let text = String::from_utf8_lossy(answer.split_at(head).0).to_lowercase();
+    let length = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"));
+    let length: usize = length.ok_or("no content-length")?.trim().parse()?;
+    Ok(answer.len() >= head + 4 + length)
 }

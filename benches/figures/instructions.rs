@@ -134,7 +134,7 @@ impl Server {
     }
 
     fn post(&mut self, body: &[u8]) -> Outcome<()> {
-        self.connection.post(body).map(drop)
+        self.connection.post(body)
     }
 
     fn post_all(&mut self, bodies: &Bodies) -> Outcome<()> {

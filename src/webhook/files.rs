@@ -151,7 +151,7 @@ pub struct RulesFiles {
 #[derive(Debug)]
 struct Loaded {
     ruleset: Arc<Ruleset>,
-    /// Without its rules, which may be large and live on in the ruleset.
+    /// Once published without its rules, which may be large and live on in the ruleset.
     config: RulesConfig,
 }
 
@@ -278,6 +278,10 @@ impl Reload for RulesFiles {
         if rules || manifests {
             self.publish();
         }
+        // Not before: giving 100,000 rules back takes longer than a request.
+        if let Some(loaded) = &mut self.loaded {
+            loaded.config.rules = Vec::new();
+        }
     }
 }
 
@@ -301,7 +305,7 @@ impl Refused {
 fn load_rules(files: &[(String, Vec<u8>)]) -> Result<Loaded, Refused> {
     let (path, bytes) = files.first().ok_or_else(|| Refused::because("no file"))?;
     let text = str::from_utf8(bytes).map_err(|_| Refused::because(not_utf8(path)))?;
-    let mut config = rules::load(text).map_err(|mut diagnostics| Refused {
+    let config = rules::load(text).map_err(|mut diagnostics| Refused {
         reason: summary(path, &diagnostics),
         diagnostics: Some({
             diagnostics.0.truncate(DIAGNOSTICS_LOGGED_MAX);
@@ -309,7 +313,6 @@ fn load_rules(files: &[(String, Vec<u8>)]) -> Result<Loaded, Refused> {
         }),
     })?;
     let ruleset = Arc::new(Ruleset::compile(&config));
-    config.rules = Vec::new();
     Ok(Loaded { ruleset, config })
 }
 

@@ -41,6 +41,17 @@ enum Command {
     Completion(completion::CompletionArgs),
 }
 
+/// How `check`, `explain` and `test` print what they found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people; in colours on a terminal, unless NO_COLOR is set
+    Text,
+    /// One JSON object a line for each file or Pod
+    Json,
+    /// The same as a YAML stream
+    Yaml,
+}
+
 /// What a subcommand that did its work has to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {

@@ -3,12 +3,12 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use super::input::read_text;
 use super::terminal::{is_styled, printable};
-use super::{CliError, Outcome};
+use super::{CliError, Format, Outcome};
 use crate::manifest;
 use crate::rules::config::{self, CONFIG_MAP_RULES_BYTES_MAX, FILE_RULES_BYTES_MAX};
 use crate::rules::diagnostics::Finding;
@@ -36,16 +36,6 @@ pub(super) struct CheckArgs {
     /// How to print the findings
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     output: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people; in colours on a terminal, unless NO_COLOR is set
-    Text,
-    /// One JSON object a line for each file
-    Json,
-    /// The same as a YAML stream
-    Yaml,
 }
 
 /// One checked file.

@@ -5,13 +5,13 @@ mod text;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::offline::{Offline, OfflineArgs, opts_out, read_objects};
 use super::terminal::{is_styled, note};
-use super::{CliError, Outcome};
+use super::{CliError, Format, Outcome};
 use crate::admission::PodView;
 use crate::admission::explanation::{Explanation, explain};
 use crate::manifest::{self, PodSource};
@@ -67,16 +67,6 @@ fn image(text: &str) -> Result<String, &'static str> {
             use `kubectl get pod NAME -o yaml | pullpass explain -r RULES -f -`");
     }
     Ok(text.to_owned())
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people; in colours on a terminal, unless NO_COLOR is set
-    Text,
-    /// One JSON object a line for each Pod
-    Json,
-    /// The same as a YAML stream
-    Yaml,
 }
 
 /// One explained Pod.

@@ -6,12 +6,12 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
+use clap::Args;
 use clap::builder::styling::{AnsiColor, Style};
-use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::terminal::{is_styled, printable};
-use super::{CliError, Outcome};
+use super::{CliError, Format, Outcome};
 use crate::manifest;
 use cases::CaseFile;
 
@@ -54,16 +54,6 @@ pub(super) struct TestArgs {
     /// How to print the results
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     output: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// One line a case, the differences below it
-    Text,
-    /// One JSON object
-    Json,
-    /// The same in YAML
-    Yaml,
 }
 
 #[derive(Serialize)]

@@ -60,6 +60,7 @@ const GOALS: &[Goal] = &[
     count("instructions_vs_null_60k", 3.4),
     at_most("first_tls_answer_ms_1000", 80.0),
     at_most("first_tls_answer_ms_100000", 350.0),
+    at_most("rss_mib_100000", 64.0),
     at_most("rss_mib_after_load", 16.0),
     at_most("binary_mib", 14.0),
 ];

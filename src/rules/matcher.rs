@@ -295,7 +295,8 @@ impl Builder {
     pub(super) fn with_capacity(patterns: usize) -> Self {
         Self {
             texts: String::new(),
-            edges: HashTable::with_capacity(patterns),
+            // A host and a path, in the ordinary pattern; growing would hash every edge again.
+            edges: HashTable::with_capacity(2 * patterns),
             nodes: ROOTS,
             globs: Vec::new(),
             hits: Vec::with_capacity(patterns),

@@ -122,8 +122,10 @@ impl fmt::Debug for WatchedFiles {
 }
 
 fn read_at_most(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
     let file = File::open(path)?;
+    // The length is a hint: a device has none, and a file may grow.
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let mut bytes = Vec::with_capacity(length.min(bytes_max).saturating_add(1));
     file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > bytes_max {
         let limit = format!("larger than {bytes_max} bytes; split it or remove what is not needed");

@@ -173,16 +173,8 @@ impl<'p, 'v, 's> Context<'p, 'v, 's> {
         })
     }
 
-    /// Judges one wanted secret.
-    pub fn verdict(&self, secret: SecretId) -> Verdict {
-        let Some(entry) = self
-            .snapshot
-            .ruleset()
-            .pull_secrets()
-            .get(secret.0 as usize)
-        else {
-            return Verdict::NotPermitted;
-        };
+    /// Judges one wanted secret; `entry` is the secret's own.
+    pub fn verdict(&self, secret: SecretId, entry: &'s PullSecret) -> Verdict {
         if self.pod.pull_secrets.contains(&entry.secret_name) {
             return Verdict::AlreadyPresent;
         }

@@ -262,7 +262,7 @@ impl<'s> Decision<'s> {
                 continue;
             };
             let name = &*entry.secret_name;
-            let verdict = context.verdict(secret);
+            let verdict = context.verdict(secret, entry);
             let may_warn = rule.mode == Mode::Enforce;
             if let Some(warning) = Warning::of(verdict, name).filter(|_| may_warn) {
                 self.warn(warning);
@@ -279,9 +279,7 @@ impl<'s> Decision<'s> {
                 names.push(name);
                 added = true;
             }
-            if let Some(image) = context.image_without_key(rule, secret, hits)
-                && may_warn
-            {
+            if may_warn && let Some(image) = context.image_without_key(rule, secret, hits) {
                 self.warn(Warning::NoKey {
                     secret: name,
                     image: image.to_string(),

@@ -139,7 +139,9 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
             .pull_secrets()
             .get(secret.0 as usize)?;
         let wanted = self.context.wants(id, rule, secret, hits);
-        let verdict = wanted.is_some().then(|| self.context.verdict(secret));
+        let verdict = wanted
+            .is_some()
+            .then(|| self.context.verdict(secret, entry));
         let keys = self.keys(rule, secret, hits);
         Some(SecretReport {
             name: entry.name.to_string(),
@@ -151,7 +153,7 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
             verdict: verdict.map(Verdict::as_str),
             is_unread: wanted.is_none()
                 && !rule.by_images
-                && self.context.verdict(secret) == Verdict::Unusable,
+                && self.context.verdict(secret, entry) == Verdict::Unusable,
             wanted: wanted.map(|wanted| self.wish(id, &wanted)),
             is_known: self.snapshot.coverage(secret).is_some(),
             keys,

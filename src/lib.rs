@@ -5,7 +5,9 @@
 
 pub mod admission;
 pub mod cli;
+pub mod cluster;
 pub mod credential;
+pub mod http;
 pub mod image;
 pub mod index;
 pub mod logging;

@@ -4,6 +4,11 @@
 //! texts. Handles are resolved once, when rules are loaded or a server starts: the request path
 //! neither looks a label up nor allocates. This module must not know what the labels mean.
 
+mod freshness;
+
+pub use freshness::Freshness;
+use freshness::Watches;
+
 use std::collections::HashMap;
 
 use prometheus::core::Collector;
@@ -31,6 +36,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     injections: IntCounterVec,
     certificate_not_after: GaugeVec,
+    watches: Watches,
     /// Seconds from a request's head to its answer.
     pub admission_duration: Histogram,
     /// Image references that the kubelet will refuse as `InvalidImageName`.
@@ -69,12 +75,7 @@ impl Metrics {
     /// If two metrics share a name, which a test rules out.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let build = IntGaugeVec::new(
-            Opts::new("pullpass_build_info", "Always 1; the version is the label"),
-            &["version"],
-        )?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        register(&registry, build)?;
+        register(&registry, build_info()?)?;
         let counter = |name, help| register(&registry, IntCounter::new(name, help)?);
         let gauge = |name, help| register(&registry, IntGauge::new(name, help)?);
         let counters = |name: &str, help: &str, labels: &[&str]| {
@@ -104,6 +105,7 @@ impl Metrics {
                     &["kind"],
                 )?,
             )?,
+            watches: Watches::register(&registry)?,
             admission_duration: register(
                 &registry,
                 Histogram::with_opts(
@@ -194,11 +196,17 @@ impl Metrics {
         }
     }
 
+    /// The age of the watch called `name`, which starts now.
+    pub fn watch_age(&self, name: &'static str) -> Freshness {
+        self.watches.add(name)
+    }
+
     /// Everything, in the text format of Prometheus.
     ///
     /// # Errors
     /// If a metric cannot be written as text, which is a bug.
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
+        self.watches.measure();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -206,6 +214,13 @@ impl Metrics {
 
     /// The media type of [`Self::render`].
     pub const MEDIA_TYPE: &'static str = prometheus::TEXT_FORMAT;
+}
+
+fn build_info() -> prometheus::Result<IntGaugeVec> {
+    let help = "Always 1; the version is the label";
+    let build = IntGaugeVec::new(Opts::new("pullpass_build_info", help), &["version"])?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    Ok(build)
 }
 
 fn register<C>(registry: &Registry, collector: C) -> prometheus::Result<C>

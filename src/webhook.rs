@@ -8,9 +8,6 @@
 pub mod certificate;
 pub mod files;
 pub mod handler;
-pub mod limits;
-pub mod probes;
-pub mod server;
 pub mod serving;
 
 use std::collections::BTreeMap;
@@ -25,10 +22,10 @@ use tokio::task::JoinSet;
 use self::certificate::{CertificateFiles, Certificates};
 use self::files::{RulesFiles, RulesFilesConfig, poll};
 use self::handler::{Admit, Handler};
-use self::limits::{Limits, PROBE_CONNECTIONS_MAX};
-use self::probes::{Condition, Readiness};
-use self::server::{Bound, ServerMetrics};
 use self::serving::ServingStore;
+use crate::http::limits::{Limits, PROBE_CONNECTIONS_MAX};
+use crate::http::probes::{self, Condition, Readiness};
+use crate::http::server::{Bound, ServerMetrics};
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Stop};
 use crate::snapshot::Namespaces;

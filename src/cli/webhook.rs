@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use crate::http::limits::Limits;
 use crate::logging;
 use crate::shutdown::{self, Signals};
-use crate::webhook::limits::Limits;
 use crate::webhook::{CertificateSource, Config, Webhook};
 
 /// Most threads that serve requests. One serves some thousand admissions a second, and each keeps

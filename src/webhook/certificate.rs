@@ -16,8 +16,8 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{InconsistentKeys, ServerConfig};
 
 use super::files::{Reload, WatchedFiles};
-use super::limits::PEM_FILE_BYTES_MAX;
-use super::probes::Condition;
+use crate::http::limits::PEM_FILE_BYTES_MAX;
+use crate::http::probes::Condition;
 use crate::metrics::Metrics;
 use crate::pki::{self, CA_LIFETIME, CertificateAuthority, PkiError};
 

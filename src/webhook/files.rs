@@ -17,9 +17,9 @@ use prometheus::IntCounter;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::limits::FILE_POLL;
-use super::probes::Condition;
 use super::serving::ServingStore;
+use crate::http::limits::FILE_POLL;
+use crate::http::probes::Condition;
 use crate::index::{SecretManifest, State};
 use crate::manifest::{self, MANIFEST_BYTES_MAX, ManifestError};
 use crate::metrics::Metrics;

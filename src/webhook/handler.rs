@@ -23,13 +23,13 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 use tracing::Level;
 
-use super::limits::{
+use super::serving::{Serving, ServingStore};
+use crate::admission::{Answer, Reason, Report, Review, ReviewError};
+use crate::http::limits::{
     BODY_RESERVE_BYTES_MAX, BODY_SHARE_BYTES, Limits, QUEUE_PART_OF_TIMEOUT,
     REFUSED_BODY_BYTES_MAX, REQUEST_TIMEOUT_DEFAULT, REQUEST_TIMEOUT_MAX,
     RETRY_AFTER as RETRY_AFTER_SECONDS,
 };
-use super::serving::{Serving, ServingStore};
-use crate::admission::{Answer, Reason, Report, Review, ReviewError};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use pullpass::webhook::limits::Limits;
+use pullpass::http::limits::Limits;
 use tokio::sync::Notify;
 use tokio::time::advance;
 

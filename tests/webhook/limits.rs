@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pullpass::admission::{self, Answer, ReviewError};
+use pullpass::http::limits::{BODY_BYTES_MAX, Limits};
 use pullpass::metrics::Metrics;
 use pullpass::snapshot::Snapshot;
 use pullpass::webhook::handler::Handler;
-use pullpass::webhook::limits::{BODY_BYTES_MAX, Limits};
 use pullpass::webhook::serving::ServingStore;
 use tokio::time::advance;
 

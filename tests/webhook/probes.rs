@@ -4,8 +4,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use pullpass::http::limits::Limits;
 use pullpass::shutdown::{self, Stopper};
-use pullpass::webhook::limits::Limits;
 use pullpass::webhook::{CertificateSource, Config, Webhook};
 use tokio::task::JoinSet;
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use pullpass::admission::{self, Reason};
+use pullpass::http::probes::Readiness;
 use pullpass::metrics::Metrics;
 use pullpass::shutdown;
 use pullpass::snapshot::Namespaces;
 use pullpass::webhook::files::{Reload, RulesFiles, RulesFilesConfig};
-use pullpass::webhook::probes::Readiness;
 use pullpass::webhook::serving::ServingStore;
 
 use crate::harness::rules_text;

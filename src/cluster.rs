@@ -1,0 +1,9 @@
+//! The API server's side: a client whose every call ends, and watches that notice when they are cut.
+//!
+//! ```text
+//! API server --list, watch--> watch::follow_* --latest state--> whoever decides
+//! ```
+//! Nobody else watches. This room must not decide anything, and writes nothing by itself.
+
+pub mod client;
+pub mod watch;

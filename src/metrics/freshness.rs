@@ -1,0 +1,57 @@
+//! How old what watches say may be: measured when somebody looks, since nothing happens when a watch dies.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use prometheus::{GaugeVec, Opts, Registry};
+
+/// When a watch was last known to be up to date. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Freshness(Arc<Mutex<Instant>>);
+
+impl Freshness {
+    /// The API server answered: the watch is up to date now.
+    pub fn touch(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn age_seconds(&self) -> f64 {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.elapsed().as_secs_f64()
+    }
+}
+
+/// The ages of all watches of the process.
+#[derive(Debug)]
+pub(super) struct Watches {
+    age: GaugeVec,
+    all: Mutex<Vec<(&'static str, Freshness)>>,
+}
+
+impl Watches {
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let help =
+            "Since the API server last proved that a watch is up to date; below 30 in health";
+        let opts = Opts::new("pullpass_watch_age_seconds", help);
+        Ok(Self {
+            age: super::register(registry, GaugeVec::new(opts, &["watch"])?)?,
+            all: Mutex::default(),
+        })
+    }
+
+    pub(super) fn add(&self, name: &'static str) -> Freshness {
+        let freshness = Freshness(Arc::new(Mutex::new(Instant::now())));
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((name, freshness.clone()));
+        freshness
+    }
+
+    /// Sets every gauge to what it is now.
+    pub(super) fn measure(&self) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, freshness) in all.iter() {
+            let gauge = self.age.with_label_values(&[name]);
+            gauge.set(freshness.age_seconds());
+        }
+    }
+}

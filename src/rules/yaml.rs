@@ -190,15 +190,11 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Whether [`plain`] knows `text`. The tests of that ask the full parser too.
+/// Whether [`plain`] knows `text`, which it then reads as the full parser does.
 ///
 /// # Panics
 /// If the full parser makes another tree of it, or none.
 #[cfg(any(test, fuzzing))]
-#[cfg_attr(
-    not(fuzzing),
-    expect(unreachable_pub, reason = "only fuzz/ is outside")
-)]
 pub fn is_read_plainly(text: &str) -> bool {
     let Some(tree) = plain::read(text) else {
         return false;

@@ -85,7 +85,7 @@ impl Reader<'_> {
         let next = self.next_line()?;
         match next {
             Some(deeper) if deeper > column => self.block(deeper),
-            // In the column of its key, a list starts at its first item to the full parser.
+            // To the full parser, a list in the column of its key starts at its first item.
             Some(same) if same == column && self.peek() == Some(b'-') => {
                 self.list(column, self.after_dash()?, true)
             }
@@ -96,8 +96,8 @@ impl Reader<'_> {
         }
     }
 
-    /// `start`: where it is said to start. `below_key`: in the column of its key, so that the next key
-    /// ends it.
+    /// A list whose first dash is here; `start` is where its span is. `below_key`: it is in the column
+    /// of its key, so that the next key ends it.
     fn list(&mut self, column: usize, start: usize, below_key: bool) -> Option<Column> {
         let list = self.open(EntryKind::List, start, start)?;
         loop {
@@ -125,13 +125,13 @@ impl Reader<'_> {
         Some(self.at + 2 + spaces)
     }
 
-    /// What is left of the line, which has no more content, then as [`Self::content`].
+    /// [`Self::content`] of the lines after this one, which must have none left.
     fn next_line(&mut self) -> Option<Column> {
         self.line_end()?;
         self.content()
     }
 
-    /// The column of the first content from the start of this line on.
+    /// The column of the first content, from the start of this line on.
     fn content(&mut self) -> Option<Column> {
         loop {
             let line = self.at;
@@ -328,7 +328,7 @@ fn is_comment(b: u8) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::is_read_plainly;
+    use crate::rules::is_read_plainly;
 
     /// Neither half of the reader may rot: what it knows, it reads; what it does not know, it leaves.
     fn check(text: &str, is_plain: bool) {

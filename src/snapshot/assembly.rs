@@ -182,23 +182,11 @@ impl Refused {
     }
 
     fn of(name: &str, text: &str, mut errors: Diagnostics) -> Self {
-        let reason = summary(name, &errors);
+        let reason = errors.summary(name);
         errors.0.truncate(DIAGNOSTICS_SHOWN_MAX);
         Self {
             reason,
             diagnostics: Some(errors.render(name, text, false)),
         }
-    }
-}
-
-/// One line: the first error, and how many more there are.
-fn summary(name: &str, Diagnostics(all): &Diagnostics) -> String {
-    let Some(first) = all.first() else {
-        return format!("{name}: invalid");
-    };
-    let (line, column, message) = (first.line, first.column, &first.message);
-    match all.len() - 1 {
-        0 => format!("{name}:{line}:{column}: {message}"),
-        more => format!("{name}:{line}:{column}: {message} (and {more} more)"),
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! The rooms, from the ground up: [`wait`] and [`process`] know nothing of Kubernetes; [`pki`],
 //! [`api`] and [`kubectl`] speak to an API server; [`control_plane`], [`network`] and [`node`] start
-//! the programs; [`cluster`] puts them together; [`namespace`] and [`webhook`] are what scenarios
-//! are written with. [`sandbox`], [`tier`] and [`trials`] decide where and what is run.
+//! the programs; [`cluster`] puts them together; [`namespace`], [`webhook`] and [`controller`] are
+//! what scenarios are written with. [`sandbox`], [`tier`] and [`trials`] decide where and what is run.
 
 pub(crate) mod api;
 pub(crate) mod cluster;
 pub(crate) mod control_plane;
+pub(crate) mod controller;
 pub(crate) mod kubectl;
 pub(crate) mod namespace;
 pub(crate) mod network;

@@ -284,18 +284,26 @@ impl Pullpass {
     /// # Errors
     /// Any answer but 200.
     pub(crate) fn probe(&self, path: &str) -> Result<String, String> {
-        let exchange = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(self.probes)?;
-            stream.set_read_timeout(Some(READY_LIMIT))?;
-            write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        let answer = exchange().map_err(|error| error.to_string())?;
-        match answer.split_once("\r\n\r\n") {
-            Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
-            _ => Err(answer),
-        }
+        probe(self.probes, path)
+    }
+}
+
+/// What a path of a probe port answers.
+///
+/// # Errors
+/// Any answer but 200.
+pub(crate) fn probe(address: SocketAddr, path: &str) -> Result<String, String> {
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(READY_LIMIT))?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = exchange().map_err(|error| error.to_string())?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
+        _ => Err(answer),
     }
 }

@@ -241,7 +241,8 @@ impl Cluster {
                 self.writes.push(Write::Bundle);
             }
             Step::WriteLeaf { pair, ca_pem, why } => {
-                assert_eq!(ca_pem.as_bytes(), self.ca.as_ref().unwrap().certificate);
+                let ca = self.ca.as_ref().unwrap();
+                assert_eq!(ca_pem, bundle(&ca.certificate, b""));
                 assert!(pair.certificates.ends_with(&ca_pem));
                 self.leaf = Some(LeafSecret {
                     certificates: pair.certificates.into_bytes(),

@@ -194,6 +194,8 @@ fn only_http_and_webhook_know_http() {
     );
 }
 
+/// The one place is asked again for a request that waited for its namespace; it starts over then, so that
+/// it still decides under one snapshot.
 #[test]
 fn a_request_loads_one_snapshot_once() {
     let sources = sources();

@@ -9,6 +9,7 @@ mod lists;
 mod literal;
 mod pods;
 mod reach;
+mod watches;
 mod workloads;
 
 use crate::harness::trials::Trials;
@@ -31,6 +32,7 @@ pub(crate) fn register(trials: &mut Trials) {
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);
+    watches::register(trials);
     failures::register(trials);
     lists::register(trials);
     corpus::register(trials);

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::json;
+
 use super::api::Api;
 use super::control_plane::ControlPlane;
 use super::kubectl::Kubectl;
@@ -18,6 +20,9 @@ use crate::registry::Kit;
 
 /// Where the logs of the last run stay.
 const LOGS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cluster-logs");
+
+/// One certificate serves every webhook of the tests, ours and stand-ins.
+const WEBHOOK_NAMES: &[&str] = &["127.0.0.1", BRIDGE_ADDRESS, "*.webhooks.svc"];
 
 /// A running cluster. Shared by every trial.
 pub(crate) struct Cluster {
@@ -51,12 +56,10 @@ impl Cluster {
             node.wait_until_ready(&plane);
             (node, kit)
         });
-        // One certificate serves every webhook of the tests, ours and stand-ins.
-        let names = ["127.0.0.1", BRIDGE_ADDRESS, "*.webhooks.svc"];
         let cluster = Self {
             api: plane.admin.clone(),
             kubectl: Kubectl::new(&plane.kubeconfig, &workdir),
-            webhook_certificate: plane.pki.server("webhook", &names),
+            webhook_certificate: plane.pki.server("webhook", WEBHOOK_NAMES),
             plane,
             node,
             direct: OnceLock::new(),
@@ -106,6 +109,31 @@ impl Cluster {
     /// The certificate of every webhook; valid on loopback and for `<service>.webhooks.svc`.
     pub(crate) fn webhook_certificate(&self) -> Pair {
         self.webhook_certificate.clone()
+    }
+
+    /// Another one for the same names.
+    pub(crate) fn new_webhook_certificate(&self) -> Pair {
+        self.plane
+            .pki
+            .server(&self.unique("webhook"), WEBHOOK_NAMES)
+    }
+
+    /// One more API server on the same etcd, which the caller may treat badly.
+    pub(crate) fn another_api_server(&self) -> (Process, Api) {
+        let name = self.unique("kube-apiserver");
+        self.plane.another_api_server(&name, &[])
+    }
+
+    /// A kubeconfig of a ServiceAccount, for the API server that `api` speaks to.
+    pub(crate) fn account_kubeconfig(&self, api: &Api, namespace: &str, account: &str) -> PathBuf {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let request =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let answer = self.api.post(&path, &request);
+        let answer = answer.unwrap_or_else(|error| panic!("no token: {error}"));
+        let token = answer["status"]["token"].as_str().expect("a token");
+        self.plane
+            .token_kubeconfig(&self.unique(account), api.address(), token)
     }
 
     /// What a webhook configuration needs to trust that certificate, PEM.

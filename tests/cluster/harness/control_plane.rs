@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::api::Api;
 use super::network;
 use super::pki::{Pair, Pki};
@@ -177,18 +179,28 @@ impl ControlPlane {
         });
     }
 
+    /// A kubeconfig that shows `token` to the API server at `address`.
+    pub(crate) fn token_kubeconfig(&self, name: &str, address: SocketAddr, token: &str) -> PathBuf {
+        self.write_user(name, address, &serde_json::json!({"token": token}))
+    }
+
     fn write_kubeconfig(&self, name: &str, user: &Pair) -> PathBuf {
+        let user = serde_json::json!({
+            "client-certificate": user.certificate,
+            "client-key": user.key,
+        });
+        self.write_user(name, self.address, &user)
+    }
+
+    fn write_user(&self, name: &str, address: SocketAddr, user: &Value) -> PathBuf {
         let config = serde_json::json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "test", "cluster": {
-                "server": format!("https://{}", self.address),
+                "server": format!("https://{address}"),
                 "certificate-authority": self.pki.ca_file(),
             }}],
-            "users": [{"name": "test", "user": {
-                "client-certificate": user.certificate,
-                "client-key": user.key,
-            }}],
+            "users": [{"name": "test", "user": user}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
             "current-context": "test",
         });

@@ -145,6 +145,14 @@ impl Rendered {
         only.unwrap_or_else(|| panic!("{}: not one {kind}", self.place()))
     }
 
+    /// The release's namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        let mut deployments = self.of_kind("Deployment");
+        deployments.next().unwrap()["metadata"]["namespace"]
+            .as_str()
+            .unwrap()
+    }
+
     /// The specs of all Pods: the Deployments', and that of `helm test`.
     pub(crate) fn pod_specs(&self) -> Vec<(String, &Value)> {
         let pods = self.objects.iter().filter_map(|object| {

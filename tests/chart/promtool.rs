@@ -44,5 +44,7 @@ fn promtool_accepts_the_alerts_and_they_fire_when_they_should() {
         );
         let runbook = format!("https://wiki.example.com/runbooks/{alert}.md");
         assert_eq!(rule["annotations"]["runbook_url"], runbook);
+        let page = root().join("docs/runbooks").join(format!("{alert}.md"));
+        assert!(page.exists(), "{} does not exist", page.display());
     }
 }

@@ -302,7 +302,7 @@ fn a_drain_never_waits_for_a_replica_that_is_not_ready() {
 }
 
 #[test]
-fn every_pod_runs_on_linux_with_a_token_of_its_own() {
+fn every_pod_runs_on_linux_with_a_short_lived_token_and_a_read_only_root() {
     for rendered in RENDERED.iter() {
         for (place, spec) in rendered.pod_specs() {
             assert_eq!(spec["os"]["name"], "linux", "{place}");
@@ -310,6 +310,8 @@ fn every_pod_runs_on_linux_with_a_token_of_its_own() {
             assert_eq!(spec["automountServiceAccountToken"], false, "{place}");
             let token = &spec["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"];
             assert_eq!(token["expirationSeconds"], 3600, "{place}");
+            let container = &spec["containers"][0]["securityContext"];
+            assert_eq!(container["readOnlyRootFilesystem"], true, "{place}");
             for who in [spec, &spec["containers"][0]] {
                 assert!(who["securityContext"]["runAsUser"].is_null(), "{place}");
             }

@@ -50,7 +50,7 @@ fn every_object_is_valid_for_every_release() {
     let (wrong, count) = answer
         .trim_end()
         .rsplit_once('\n')
-        .unwrap_or(("", answer.trim_end()));
+        .unwrap_or_else(|| ("", answer.trim_end()));
     assert!(wrong.is_empty(), "{wrong}");
     assert_eq!(count, format!("{} looked at", distinct.len()));
 }

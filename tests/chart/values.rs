@@ -1,8 +1,10 @@
 //! Values arrive where they belong, and nothing a user adds displaces what is ours.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
-use super::helm::{RENDERED, Rendered, name};
+use super::helm::{RENDERED, Rendered, name, objects, output, root, tool};
 
 fn case(name: &str) -> &'static Rendered {
     let mut all = RENDERED.iter();
@@ -201,5 +203,31 @@ fn selectors_select_the_pods_they_are_for() {
                 rendered.place()
             );
         }
+    }
+}
+
+/// The schema of the values may refuse no rules that the program takes, and Helm may not change them on their way.
+#[test]
+fn rules_that_the_program_takes_pass_through_the_chart() {
+    let directory = root().join("tests/data/rules");
+    let entries = fs::read_dir(directory).unwrap();
+    let files = entries.map(|entry| entry.unwrap().path());
+    for file in files.chain([root().join("examples/rules.yaml")]) {
+        let text = fs::read_to_string(&file).unwrap();
+        let mut rules: Value = serde_saphyr::from_str(&text).unwrap();
+        let fields = rules.as_object_mut().unwrap();
+        fields.retain(|field, _| field != "apiVersion" && field != "kind");
+        let values = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&values, json!({ "rules": rules }).to_string()).unwrap();
+        let mut helm = tool("helm");
+        helm.args(["template", "charts/pullpass", "--namespace=pullpass"]);
+        helm.args(["--show-only=templates/rules.yaml", "--values"]);
+        let map = objects(&output(helm.arg(values.path()))).remove(0);
+        let rendered = map["data"]["rules.yaml"].as_str().unwrap();
+        let (before, after) = (
+            pullpass::rules::load(&text),
+            pullpass::rules::load(rendered),
+        );
+        assert_eq!(after.unwrap(), before.unwrap(), "{}", file.display());
     }
 }

@@ -21,7 +21,13 @@ unit: ## The tests that need nothing but the toolchain
 
 .PHONY: cluster
 cluster: tools ## The tests on a real Kubernetes node (root); FILTER=name for some of them
+	@image/build native
 	cargo test --test cluster -- $(FILTER)
+
+.PHONY: soak
+soak: tools ## The tests on a real node that take long
+	@image/build native
+	PULLPASS_SOAK=1 cargo test --test cluster -- $(FILTER)
 
 .PHONY: tools
 tools: ## Build the Go programs of the tests into target/tools/bin, once
@@ -50,8 +56,8 @@ deny: ## Licences, duplicate crates, sources
 	target/tools/bin/cargo-deny check bans licenses sources
 
 .PHONY: image
-image: ## Build the container image (needs a container engine)
-	docker build -t pullpass:dev .
+image: ## Build the container image for every platform, without a container engine, into target/image
+	@image/build
 
 .PHONY: clean
 clean: ## Remove everything that was built

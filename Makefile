@@ -27,7 +27,14 @@ cluster: tools ## The tests on a real Kubernetes node (root); FILTER=name for so
 .PHONY: soak
 soak: tools ## The tests on a real node that take long
 	@image/build native
-	PULLPASS_SOAK=1 cargo test --test cluster -- $(FILTER)
+	PULLPASS_CLUSTER_TRIALS=soak cargo test --test cluster -- $(FILTER)
+
+.PHONY: bench-cluster
+bench-cluster: tools ## Measure what a webhook costs a Pod create, beside its peers; write target/bench-cluster.json
+	@image/build native
+	@null=$$(cargo bench --quiet --bench figures --no-run --message-format=json | \
+	  sed -nE 's|.*"executable":"([^"]*/figures-[^"]*)".*|\1|p') && \
+	PULLPASS_NULL_WEBHOOK=$$null PULLPASS_CLUSTER_TRIALS=bench cargo test --test cluster -- --nocapture
 
 .PHONY: tools
 tools: ## Build the Go programs of the tests into target/tools/bin, once

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use super::sandbox::run;
+
 /// How much of a log a failure shows, in bytes from its end.
 const LOG_TAIL_BYTES: usize = 3_000;
 
@@ -57,6 +59,12 @@ impl Process {
             self.name,
             self.log.display()
         )
+    }
+
+    /// Sends it a signal, by its name without `SIG`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.lock().id().to_string();
+        run("kill", &[&format!("-{signal}"), &id]);
     }
 
     fn try_wait(&self) -> Option<ExitStatus> {

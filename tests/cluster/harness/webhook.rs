@@ -178,6 +178,18 @@ pub(crate) struct Pullpass {
 impl Pullpass {
     /// Starts it on `ip` and waits until it says that it is ready.
     pub(crate) fn start(cluster: &Cluster, ip: Ipv4Addr, rules: &str, secrets: &[Value]) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_pullpass"));
+        Self::start_program(cluster, (program, "debug"), ip, rules, secrets)
+    }
+
+    /// The same with this build of it, and this log level.
+    pub(crate) fn start_program(
+        cluster: &Cluster,
+        (program, log_level): (&Path, &str),
+        ip: Ipv4Addr,
+        rules: &str,
+        secrets: &[Value],
+    ) -> Self {
         let directory = cluster.directory("pullpass");
         let write = |name: &str, text: &str| {
             let path = directory.join(name);
@@ -186,9 +198,9 @@ impl Pullpass {
         };
         let certificate = cluster.webhook_certificate();
         let (address, probes) = (free_address_on(ip), free_address());
-        let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
+        let mut command = sandbox::program(program);
         command
-            .args(["webhook", "--log-level", "debug"])
+            .args(["webhook", "--log-level", log_level])
             .args([
                 "--addr",
                 &address.to_string(),
@@ -247,18 +259,26 @@ impl Pullpass {
     /// # Errors
     /// Any answer but 200.
     fn probe(&self, path: &str) -> Result<String, String> {
-        let exchange = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(self.probes)?;
-            stream.set_read_timeout(Some(READY_LIMIT))?;
-            write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        let answer = exchange().map_err(|error| error.to_string())?;
-        match answer.split_once("\r\n\r\n") {
-            Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
-            _ => Err(answer),
-        }
+        get_plain(self.probes, path)
+    }
+}
+
+/// What `path` answers on a plain port.
+///
+/// # Errors
+/// Any answer but 200.
+pub(crate) fn get_plain(address: SocketAddr, path: &str) -> Result<String, String> {
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(READY_LIMIT))?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = exchange().map_err(|error| error.to_string())?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
+        _ => Err(answer),
     }
 }

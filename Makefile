@@ -36,6 +36,18 @@ bench-cluster: tools ## Measure what a webhook costs a Pod create, beside its pe
 	  sed -nE 's|.*"executable":"([^"]*/figures-[^"]*)".*|\1|p') && \
 	PULLPASS_NULL_WEBHOOK=$$null PULLPASS_CLUSTER_TRIALS=bench cargo test --test cluster -- --nocapture
 
+.PHONY: chart
+chart: tools ## The tests of the Helm chart: rendered, validated, linted, its alerts tried out
+	cargo test --test chart
+
+.PHONY: chart-readme
+chart-readme: tools ## Write the chart's README.md from the comments in its values.yaml
+	@target/tools/bin/helm-docs --chart-search-root charts/pullpass --sort-values-order file --log-level warning
+
+.PHONY: install-yaml
+install-yaml: tools ## Write install.yaml, the chart with its defaults, for people without Helm
+	@charts/render-install-yaml > install.yaml
+
 .PHONY: tools
 tools: ## Build the Go programs of the tests into target/tools/bin, once
 	@tests/tools/build

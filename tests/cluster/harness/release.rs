@@ -42,13 +42,17 @@ pub(crate) struct Release<'a> {
 impl<'a> Release<'a> {
     /// The two namespaces; nothing is installed.
     pub(crate) fn prepare(cluster: &'a Cluster) -> Self {
-        let name = cluster.unique("pullpass");
+        Self::prepare_named(cluster, &cluster.unique("pullpass"))
+    }
+
+    /// The same under this name.
+    pub(crate) fn prepare_named(cluster: &'a Cluster, name: &str) -> Self {
         let group = cluster.unique("release");
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         Self {
-            namespace: Namespace::create_labelled(cluster, &name, &labels),
+            namespace: Namespace::create_labelled(cluster, name, &labels),
             pods: Namespace::create(cluster, "release-pods", &group),
-            name,
+            name: name.to_owned(),
             cluster,
             group,
         }

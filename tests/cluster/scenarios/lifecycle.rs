@@ -2,6 +2,7 @@
 //! fights for a field, and nothing of ours is left behind. And what the two roles may do meanwhile.
 
 use std::fs;
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::cluster::Cluster;
 use crate::harness::namespace::pull_secrets_of;
 use crate::harness::pki::{Pair, Pki};
-use crate::harness::release::{ROLLOUT, Release, SECRET};
+use crate::harness::release::{ROLLOUT, Release, SECRET, rules};
 use crate::harness::trials::Trials;
 use crate::harness::wait::{HAPPY, wait_for};
 
@@ -71,37 +72,74 @@ fn upgrade_and_roll_back(release: &Release<'_>, values: &Value) {
     assert_eq!(release.bundle(), bundle);
 }
 
+/// As its first lines say: the file, and the rules in a file of their own.
 fn by_kubectl(cluster: &Cluster, flags: &[&str]) {
-    let release = Release::prepare(cluster);
-    let apply = |values: &Value| {
+    let release = Release::prepare_named(cluster, "pullpass");
+    let manifests = install_yaml(cluster);
+    let apply = |manifests: &str| {
         let arguments = [&["apply", "--filename=-"], flags].concat();
-        release
-            .namespace
-            .kubectl(&arguments, &release.render(values));
+        release.namespace.kubectl(&arguments, manifests);
         for role in ["webhook", "controller"] {
             let deployment = format!("deployment/{}-{role}", release.name);
             let timeout = format!("--timeout={}s", ROLLOUT.as_secs());
-            release
-                .namespace
-                .kubectl(&["rollout", "status", &deployment, &timeout], "");
+            let arguments = ["rollout", "status", &deployment, &timeout];
+            release.namespace.kubectl(&arguments, "");
         }
     };
-    apply(&json!({}));
+    apply(&manifests);
     assert_injects(&release);
     let bundle = release.bundle();
-    for change in changes() {
-        apply(&change);
+    for (from, to) in [
+        ("replicas: 2", "replicas: 3"),
+        (
+            "timeoutSeconds: 5\n    rules:",
+            "timeoutSeconds: 3\n    rules:",
+        ),
+        ("--log-level=info", "--log-level=debug"),
+    ] {
+        assert!(manifests.contains(from), "install.yaml has no {from}");
+        apply(&manifests.replace(from, to));
         assert_injects(&release);
-        assert_eq!(release.bundle(), bundle, "{change}");
+        assert_eq!(release.bundle(), bundle, "{to}");
     }
-    apply(&json!({}));
+    apply(&manifests);
     assert_injects(&release);
-    let everything = changes()
-        .map(|change| release.render(&change))
-        .join("\n---\n");
-    let arguments = ["delete", "--filename=-", "--ignore-not-found"];
-    release.namespace.kubectl(&arguments, &everything);
+    release
+        .namespace
+        .kubectl(&["delete", "--filename=-"], &manifests);
     release.assert_nothing_is_left();
+}
+
+/// `install.yaml` with the image under test, and with rules.
+fn install_yaml(cluster: &Cluster) -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/render-install-yaml");
+    let output = Command::new(script)
+        .output()
+        .expect("the script can be run");
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("YAML is text");
+    let is_rules = |document: &&str| {
+        document.contains("kind: ConfigMap") && document.contains("name: pullpass-rules")
+    };
+    let documents = text.split("\n---\n");
+    let (rules_of_file, mut documents): (Vec<_>, Vec<_>) = documents.partition(is_rules);
+    assert_eq!(rules_of_file.len(), 1, "the rules are one document");
+    let own_rules = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "pullpass-rules", "namespace": "pullpass"},
+        "data": {"rules.yaml": rules(SECRET).to_string()},
+    })
+    .to_string();
+    documents.push(&own_rules);
+    let image = cluster.image();
+    let image = format!("image: {}@{}", image.repository, image.digest);
+    let lines = documents.join("\n---\n");
+    let lines = lines.lines().map(|line| match line.split_once("image: ") {
+        Some((indentation, _)) if indentation.trim().is_empty() => format!("{indentation}{image}"),
+        _ => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// What a person or cert-manager puts into the TLS Secret.

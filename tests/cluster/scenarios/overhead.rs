@@ -31,7 +31,7 @@ const ROUNDS: usize = 9;
 /// Pods created at once.
 const CONCURRENCY: [usize; 2] = [1, 8];
 /// Pods that each of them creates in one round.
-const PODS_EACH: usize = 60;
+const PODS_EACH: usize = 150;
 /// Rules that pullpass has. The last one fires.
 const RULES: usize = 1_000;
 

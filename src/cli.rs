@@ -3,6 +3,7 @@
 
 mod check;
 mod completion;
+mod controller;
 mod explain;
 mod input;
 mod kubelet;
@@ -31,6 +32,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Webhook(webhook::WebhookArgs),
+    Controller(controller::ControllerArgs),
     Check(check::CheckArgs),
     Mutate(mutate::MutateArgs),
     Explain(explain::ExplainArgs),
@@ -99,6 +101,7 @@ pub fn run() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Webhook(args) => return webhook::run(args),
+        Command::Controller(args) => return controller::run(args),
         Command::Check(args) => check::run(&args),
         Command::Mutate(args) => mutate::run(&args),
         Command::Explain(args) => explain::run(&args),

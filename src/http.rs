@@ -2,6 +2,7 @@
 //!
 //! This room must not know what is asked or answered.
 
+pub mod client;
 pub mod limits;
 pub mod probes;
 pub mod server;

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod cli;
 pub mod cluster;
+pub mod controller;
 pub mod credential;
 pub mod http;
 pub mod image;

@@ -68,6 +68,8 @@ pub fn init(args: &LogArgs) -> Result<(), TryInitError> {
     let ours = args.log_level.filter();
     let filter = Targets::new()
         .with_default(ours.min(LevelFilter::WARN))
+        // At `warn` it shows the whole of an answer it cannot read, and that may be a Secret.
+        .with_target("kube_client", ours.min(LevelFilter::ERROR))
         .with_target(env!("CARGO_CRATE_NAME"), ours);
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

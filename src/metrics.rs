@@ -4,8 +4,10 @@
 //! texts. Handles are resolved once, when rules are loaded or a server starts: the request path
 //! neither looks a label up nor allocates. This module must not know what the labels mean.
 
+mod controller;
 mod freshness;
 
+pub use controller::ControllerMetrics;
 pub use freshness::Freshness;
 use freshness::Watches;
 
@@ -177,6 +179,14 @@ impl Metrics {
             }
         }
         RuleCounters(counters)
+    }
+
+    /// Registers what only a controller counts.
+    ///
+    /// # Errors
+    /// If it is registered already.
+    pub fn controller(&self) -> prometheus::Result<ControllerMetrics> {
+        ControllerMetrics::register(&self.registry)
     }
 
     /// Sets when the certificate of this kind (`leaf` or `ca`) expires; `None` if there is none.

@@ -65,8 +65,16 @@ impl Connection {
     /// # Errors
     /// [`ConnectError::Client`] if address or credentials cannot be used.
     pub fn client(&self) -> Result<Client, ConnectError> {
+        self.client_within(CALL_MAX)
+    }
+
+    /// A client whose calls end within `call_max`, for who has to know earlier.
+    ///
+    /// # Errors
+    /// [`ConnectError::Client`] if address or credentials cannot be used.
+    pub fn client_within(&self, call_max: Duration) -> Result<Client, ConnectError> {
         let builder = ClientBuilder::try_from(self.0.clone())?;
-        Ok(builder.with_layer(&TimeoutLayer::new(CALL_MAX)).build())
+        Ok(builder.with_layer(&TimeoutLayer::new(call_max)).build())
     }
 
     /// A client for one watch. Each answer of the API server proves that the watch is alive, also when

@@ -165,6 +165,19 @@ impl Diagnostics {
         rendered.replace(|c| ('\u{80}'..='\u{9f}').contains(&c), "\u{fffd}")
     }
 
+    /// One line for a log or an Event: the first error, and how many more there are. `name` is what the
+    /// text is called.
+    pub fn summary(&self, name: &str) -> String {
+        let Some(first) = self.0.first() else {
+            return format!("{name}: invalid");
+        };
+        let (line, column, message) = (first.line, first.column, &first.message);
+        match self.0.len() - 1 {
+            0 => format!("{name}:{line}:{column}: {message}"),
+            more => format!("{name}:{line}:{column}: {message} (and {more} more)"),
+        }
+    }
+
     /// The same findings for machines, in the same order.
     pub fn findings<'a>(&'a self, text: &str) -> Vec<Finding<'a>> {
         let lines = LineIndex::new(text);

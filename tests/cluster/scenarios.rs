@@ -1,6 +1,7 @@
 //! The scenarios, one file for each subject.
 
 mod capture;
+mod certificates;
 mod controls;
 mod corpus;
 mod failures;
@@ -46,6 +47,7 @@ pub(crate) fn register(trials: &mut Trials) {
     literal::register(trials);
     reach::register(trials);
     failures::register(trials);
+    certificates::register(trials);
     lists::register(trials);
     corpus::register(trials);
     capture::register(trials);

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::json;
+
 use super::api::Api;
 use super::control_plane::ControlPlane;
 use super::helm::Helm;
@@ -159,6 +161,18 @@ impl Cluster {
     /// What a webhook configuration needs to trust that certificate, PEM.
     pub(crate) fn ca_pem(&self) -> String {
         self.plane.pki.ca_pem()
+    }
+
+    /// A kubeconfig of a ServiceAccount, with a token that the API server gave out for it.
+    pub(crate) fn account_kubeconfig(&self, namespace: &str, account: &str) -> PathBuf {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let request = json!({"spec": {"expirationSeconds": 3600}});
+        let answer = self.api.post(&path, &request);
+        let answer = answer.expect("the account exists");
+        let token = answer["status"]["token"].as_str();
+        let token = token.expect("a token request is answered with a token");
+        self.plane
+            .token_user(&format!("{namespace}-{account}"), token)
     }
 
     /// Where logs of the test's own programs go.

@@ -62,7 +62,7 @@ impl ControlPlane {
             processes: Vec::new(),
             api_server: Mutex::default(),
         };
-        plane.kubeconfig = plane.write_kubeconfig("admin", &admin);
+        plane.kubeconfig = plane.write_kubeconfig("admin", &certificate_of(&admin));
         plane.start_etcd();
         let server = plane.start_api_server("kube-apiserver", address, &[]);
         *plane.api_server() = Some(server);
@@ -142,7 +142,12 @@ impl ControlPlane {
     pub(crate) fn user(&self, user: &str, group: &str) -> PathBuf {
         let file = user.replace(':', "-");
         let pair = self.pki.client(&file, user, group);
-        self.write_kubeconfig(&file, &pair)
+        self.write_kubeconfig(&file, &certificate_of(&pair))
+    }
+
+    /// A kubeconfig for who holds this token.
+    pub(crate) fn token_user(&self, file: &str, token: &str) -> PathBuf {
+        self.write_kubeconfig(file, &serde_json::json!({"token": token}))
     }
 
     fn start_etcd(&mut self) {
@@ -222,7 +227,7 @@ impl ControlPlane {
         });
     }
 
-    fn write_kubeconfig(&self, name: &str, user: &Pair) -> PathBuf {
+    fn write_kubeconfig(&self, name: &str, user: &serde_json::Value) -> PathBuf {
         let config = serde_json::json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -230,10 +235,7 @@ impl ControlPlane {
                 "server": format!("https://{}", self.address),
                 "certificate-authority": self.pki.ca_file(),
             }}],
-            "users": [{"name": "test", "user": {
-                "client-certificate": user.certificate,
-                "client-key": user.key,
-            }}],
+            "users": [{"name": "test", "user": user}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
             "current-context": "test",
         });
@@ -249,6 +251,11 @@ fn bind_address() -> Ipv4Addr {
         Ok(()) => Ipv4Addr::UNSPECIFIED,
         Err(_) => Ipv4Addr::LOCALHOST,
     }
+}
+
+/// What a kubeconfig says of a user with a certificate.
+fn certificate_of(user: &Pair) -> serde_json::Value {
+    serde_json::json!({"client-certificate": user.certificate, "client-key": user.key})
 }
 
 /// `--name=path`.

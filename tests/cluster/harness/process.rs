@@ -63,11 +63,17 @@ impl Process {
 
     /// Sends it a signal, by its name without `SIG`.
     pub(crate) fn signal(&self, signal: &str) {
-        let id = self.lock().id().to_string();
+        let id = self.id().to_string();
         run("kill", &[&format!("-{signal}"), &id]);
     }
 
-    fn try_wait(&self) -> Option<ExitStatus> {
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.lock().id()
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn try_wait(&self) -> Option<ExitStatus> {
         self.lock().try_wait().ok().flatten()
     }
 

@@ -365,7 +365,7 @@ impl<'a> Release<'a> {
     /// # Errors
     /// If it does not answer, or has no such metric.
     pub(crate) fn metric(pod: &Value, name: &str) -> Result<f64, String> {
-        let text = super::webhook::get_plain(SocketAddr::new(pod_ip(pod), PROBE_PORT), "/metrics")?;
+        let text = super::webhook::probe(SocketAddr::new(pod_ip(pod), PROBE_PORT), "/metrics")?;
         let values = text.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             let is_whole = rest.starts_with([' ', '{']);

@@ -254,20 +254,16 @@ impl Pullpass {
         counts.sum()
     }
 
-    /// What a path of the probe port answers.
-    ///
-    /// # Errors
-    /// Any answer but 200.
     fn probe(&self, path: &str) -> Result<String, String> {
-        get_plain(self.probes, path)
+        probe(self.probes, path)
     }
 }
 
-/// What `path` answers on a plain port.
+/// What a path of a probe port answers.
 ///
 /// # Errors
 /// Any answer but 200.
-pub(crate) fn get_plain(address: SocketAddr, path: &str) -> Result<String, String> {
+pub(crate) fn probe(address: SocketAddr, path: &str) -> Result<String, String> {
     let exchange = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(READY_LIMIT))?;

@@ -1,0 +1,175 @@
+//! `pullpass controller`: from arguments to a running controller.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::cluster::client::Connection;
+use crate::controller::{CertificateMode, Config, Controller};
+use crate::logging;
+use crate::pki::rotation::ROTATION_WAIT;
+use crate::shutdown::{self, Signals};
+
+/// Keep the webhook's certificates and caBundle, and report bad rules as Events
+///
+/// Needs a cluster: in a Pod its ServiceAccount is used, elsewhere the kubeconfig. Several may run; one
+/// of them writes. Serves /livez, /readyz and /metrics on a plain port. SIGTERM finishes the write under
+/// way and gives the Lease back.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ControllerArgs {
+    /// Namespace of everything but the webhook configuration; by default that of the ServiceAccount or
+    /// kubeconfig
+    #[arg(long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// ConfigMap of the rules, key rules.yaml
+    #[arg(long, value_name = "NAME", default_value = "pullpass-rules")]
+    rules_config_map: String,
+    /// Lease of the leader election
+    #[arg(long, value_name = "NAME", default_value = "pullpass-controller")]
+    lease: String,
+    /// ServiceAccount that owns what the controller makes
+    #[arg(long, value_name = "NAME", default_value = "pullpass-controller")]
+    service_account: String,
+    /// Address of the plain port for probes and metrics; port 0 lets the system choose, and the log
+    /// says which
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    probe_addr: SocketAddr,
+    #[command(flatten)]
+    certificates: CertificateArgs,
+    #[command(flatten)]
+    logging: logging::LogArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Certificates")]
+struct CertificateArgs {
+    /// Who makes the certificates, and who writes caBundle
+    #[arg(long, value_enum, value_name = "MODE", default_value = "self")]
+    certificates: CertificateMode,
+    /// MutatingWebhookConfiguration that holds the webhook pods.pullpass.dev
+    #[arg(long, value_name = "NAME", default_value = "pullpass")]
+    webhook_configuration: String,
+    /// The webhook's Service
+    #[arg(long, value_name = "NAME", default_value = "pullpass-webhook")]
+    service: String,
+    /// Secret of the certificate that the webhook serves
+    #[arg(long, value_name = "NAME", default_value = "pullpass-tls")]
+    tls_secret: String,
+    /// Secret of the CA
+    #[arg(long, value_name = "NAME", default_value = "pullpass-ca")]
+    ca_secret: String,
+    /// How long API servers and webhooks may need to see a change of the certificates, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = ROTATION_WAIT.as_secs())]
+    rotation_wait: u64,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  pullpass controller --namespace pullpass
+  pullpass controller --namespace pullpass --certificates provided --tls-secret my-tls
+
+A new CA is made for each new value of an annotation on the CA's Secret:
+  kubectl -n pullpass annotate --overwrite secret pullpass-ca pullpass.dev/rotate=\"$(date)\"";
+
+impl ControllerArgs {
+    fn config(self, connection: &Connection) -> Config {
+        let namespace = self.namespace;
+        Config {
+            probe_address: self.probe_addr,
+            namespace: namespace.unwrap_or_else(|| connection.namespace().to_owned()),
+            rules_config_map: self.rules_config_map,
+            webhook_configuration: self.certificates.webhook_configuration,
+            service: self.certificates.service,
+            tls_secret: self.certificates.tls_secret,
+            ca_secret: self.certificates.ca_secret,
+            lease: self.lease,
+            service_account: self.service_account,
+            certificates: self.certificates.certificates,
+            rotation_wait: Duration::from_secs(self.certificates.rotation_wait),
+        }
+    }
+}
+
+/// Runs until a signal ends it. Exit code 0 after that, 2 if it could not start.
+pub(super) fn run(args: ControllerArgs) -> ExitCode {
+    let outcome = logging::init(&args.logging)
+        .map_err(Into::into)
+        .and_then(|()| serve(args));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = &*error, "cannot run");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serve(args: ControllerArgs) -> Result<(), Box<dyn std::error::Error>> {
+    // It waits nearly all of the time.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let signals = Signals::catch()?;
+        let (stopper, stop) = shutdown::channel();
+        let connection = Connection::infer().await?;
+        let config = args.config(&connection);
+        let namespace = config.namespace.clone();
+        let controller = Controller::bind(config, connection, stop).await?;
+        tracing::info!(probes = %controller.probe_addr(), namespace, "listening");
+        tokio::select! {
+            served = controller.serve() => served?,
+            never = signals.relay(&stopper) => match never {},
+        }
+        tracing::info!("ended");
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ControllerArgs,
+    }
+
+    fn parse(line: &str) -> Result<ControllerArgs, clap::Error> {
+        let words = std::iter::once("controller").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.args)
+    }
+
+    #[test]
+    fn the_defaults_are_the_charts() {
+        let args = parse("").unwrap();
+        let certificates = args.certificates;
+        assert_eq!(certificates.certificates, CertificateMode::SelfSigned);
+        assert_eq!(certificates.ca_secret, "pullpass-ca");
+        assert_eq!(certificates.tls_secret, "pullpass-tls");
+        assert_eq!(certificates.service, "pullpass-webhook");
+        assert_eq!(certificates.webhook_configuration, "pullpass");
+        assert_eq!(certificates.rotation_wait, 60);
+        assert_eq!(args.rules_config_map, "pullpass-rules");
+        assert_eq!(args.lease, "pullpass-controller");
+        assert_eq!(args.service_account, "pullpass-controller");
+    }
+
+    #[test]
+    fn the_modes_are_called_as_in_the_docs() {
+        for (word, mode) in [
+            ("self", CertificateMode::SelfSigned),
+            ("provided", CertificateMode::Provided),
+            ("cert-manager", CertificateMode::CertManager),
+            ("none", CertificateMode::None),
+        ] {
+            let args = parse(&format!("--certificates {word}")).unwrap();
+            assert_eq!(args.certificates.certificates, mode);
+        }
+        assert!(parse("--certificates selfsigned").is_err());
+    }
+}

@@ -1,0 +1,123 @@
+//! Events: what an administrator sees with `kubectl describe` of an object of ours.
+//!
+//! Only on namespaced objects, in our own namespace. An Event that cannot be written is a log line:
+//! nothing waits for it. No Event holds a byte of a key.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+
+/// Who the Events say they are from.
+const REPORTER: &str = "pullpass-controller";
+/// Longest note, in bytes; the API server takes 1,024.
+const NOTE_BYTES_MAX: usize = 1000;
+
+/// What happened, and how an administrator should take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// A CA or leaf was made.
+    CertificateIssued,
+    /// A new CA took over.
+    CaRotated,
+    /// `caBundle` was written.
+    CaBundleApplied,
+    /// A certificate was gone or damaged.
+    CertificateLost,
+    /// Somebody else changed `caBundle`.
+    CaBundleOverwritten,
+    /// A Secret of our name belongs to somebody else.
+    SecretNotOurs,
+    /// The rules cannot be used.
+    RulesInvalid,
+    /// They can be used again.
+    RulesValid,
+}
+
+impl Reason {
+    fn type_(self) -> EventType {
+        match self {
+            Self::CertificateIssued
+            | Self::CaRotated
+            | Self::CaBundleApplied
+            | Self::RulesValid => EventType::Normal,
+            Self::CertificateLost
+            | Self::CaBundleOverwritten
+            | Self::SecretNotOurs
+            | Self::RulesInvalid => EventType::Warning,
+        }
+    }
+
+    /// What the controller was doing.
+    fn action(self) -> &'static str {
+        match self {
+            Self::RulesInvalid | Self::RulesValid => "CheckRules",
+            Self::CaBundleApplied | Self::CaBundleOverwritten => "ApplyCaBundle",
+            Self::CertificateIssued
+            | Self::CaRotated
+            | Self::CertificateLost
+            | Self::SecretNotOurs => "KeepCertificates",
+        }
+    }
+}
+
+/// Writes Events. Repetitions about the same version of an object are counted, not repeated.
+#[derive(Clone)]
+pub(super) struct Events(Recorder);
+
+impl Events {
+    pub(super) fn new(client: Client) -> Self {
+        Self(Recorder::new(client, Reporter::from(REPORTER)))
+    }
+
+    /// Says `note` about an object of our namespace.
+    pub(super) async fn publish(&self, regarding: &ObjectReference, reason: Reason, note: &str) {
+        let event = Event {
+            type_: reason.type_(),
+            reason: format!("{reason:?}"),
+            note: Some(short(note)),
+            action: reason.action().to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.0.publish(&event, regarding).await {
+            tracing::warn!(?reason, note, %error, "the Event could not be written");
+        }
+    }
+}
+
+fn short(note: &str) -> String {
+    if note.len() <= NOTE_BYTES_MAX {
+        return note.to_owned();
+    }
+    let end = note.floor_char_boundary(NOTE_BYTES_MAX);
+    format!("{}…", note.get(..end).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_fit_into_an_event() {
+        assert_eq!(short("rules.yaml:1:1: no"), "rules.yaml:1:1: no");
+        for letter in ["x", "é", "€", "😀"] {
+            let cut = short(&letter.repeat(1024));
+            assert!(cut.len() <= 1024 && cut.ends_with('…'), "{}", cut.len());
+        }
+    }
+
+    #[test]
+    fn what_needs_somebody_is_a_warning() {
+        for (reason, warns) in [
+            (Reason::CertificateIssued, false),
+            (Reason::CaRotated, false),
+            (Reason::CaBundleApplied, false),
+            (Reason::RulesValid, false),
+            (Reason::CertificateLost, true),
+            (Reason::CaBundleOverwritten, true),
+            (Reason::SecretNotOurs, true),
+            (Reason::RulesInvalid, true),
+        ] {
+            assert_eq!(reason.type_() == EventType::Warning, warns, "{reason:?}");
+        }
+    }
+}

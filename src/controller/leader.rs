@@ -1,0 +1,157 @@
+//! Which of several controllers writes: the holder of one Lease.
+//!
+//! kube-lease-manager keeps the Lease, this module decides what its answers mean: the first error is a
+//! loss. It does not say when it last renewed, so a holder that cannot renew stops at once, before the
+//! Lease can be another's, and starts over. Two clocks that differ by more than the grace may still make
+//! two holders for some seconds; that is why every write names the version it replaces.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::Patch;
+use kube::{Api, Client};
+use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerBuilder, LeaseManagerError};
+use prometheus::IntGauge;
+use tokio::time::sleep;
+
+use super::objects::{self, Owner};
+use super::pauses;
+use crate::cluster::client::{ConnectError, Connection};
+use crate::shutdown::Stop;
+
+/// How long a Lease is held after its last renewal, in seconds: how long nobody writes after a crash.
+pub const LEASE_SECONDS: u64 = 15;
+/// How long before its end it is renewed, in seconds.
+const RENEW_BEFORE_SECONDS: u64 = 10;
+/// Longest call about the Lease. A renewal is two of them, and both must be over before the Lease is.
+const LEASE_CALL_MAX: Duration = Duration::from_secs(4);
+const _: () = assert!(2 * LEASE_CALL_MAX.as_secs() < RENEW_BEFORE_SECONDS);
+
+/// One candidate.
+pub(super) struct Election {
+    client: Client,
+    namespace: String,
+    lease: String,
+    service_account: String,
+    leader: IntGauge,
+}
+
+/// Why there is no Lease to be had. Whoever holds it is no error.
+#[derive(Debug, thiserror::Error)]
+enum ElectionError {
+    #[error("cannot read ServiceAccount {0}, which owns what the controller makes: {1}")]
+    ServiceAccount(String, kube::Error),
+    #[error("cannot write Lease {0}: {1}")]
+    Lease(String, kube::Error),
+    #[error(transparent)]
+    Manager(#[from] LeaseManagerError),
+}
+
+impl Election {
+    /// `leader` is 1 while this candidate holds the Lease.
+    pub(super) fn new(
+        connection: &Connection,
+        namespace: &str,
+        lease: &str,
+        service_account: &str,
+        leader: IntGauge,
+    ) -> Result<Self, ConnectError> {
+        Ok(Self {
+            client: connection.client_within(LEASE_CALL_MAX)?,
+            namespace: namespace.to_owned(),
+            lease: lease.to_owned(),
+            service_account: service_account.to_owned(),
+            leader,
+        })
+    }
+
+    /// Runs `work` whenever this candidate holds the Lease, and drops it the moment it may not hold it
+    /// any more. Ends when `stop` drains: `work` has to end by itself then, and the Lease is given back.
+    pub(super) async fn lead(&self, stop: &Stop, mut work: impl AsyncFnMut(&Owner)) {
+        let mut pause = pauses();
+        let mut complaint = None;
+        while !stop.is_draining() {
+            let elected = tokio::select! {
+                () = stop.drain() => return,
+                elected = self.elected() => elected,
+            };
+            let lost = match elected {
+                Ok((manager, owner)) => {
+                    pause = pauses();
+                    complaint = None;
+                    self.term(&manager, work(&owner)).await
+                }
+                Err(error) => Err(error),
+            };
+            let Err(error) = lost else { continue };
+            let error = error.to_string();
+            if complaint.as_ref() != Some(&error) {
+                tracing::warn!(
+                    error,
+                    "no leader election; it is tried again until it works"
+                );
+                complaint = Some(error);
+            }
+            tokio::select! {
+                () = stop.drain() => {}
+                () = sleep(pause.next().unwrap_or_default()) => {}
+            }
+        }
+    }
+
+    /// Waits until the Lease is ours.
+    async fn elected(&self) -> Result<(LeaseManager, Owner), ElectionError> {
+        let owner = self.owner().await?;
+        self.write_lease(&owner).await?;
+        let manager = LeaseManagerBuilder::new(self.client.clone(), &*self.lease)
+            .with_namespace(&*self.namespace)
+            .with_create_mode(LeaseCreateMode::UseExistent)
+            .with_duration(LEASE_SECONDS)
+            .with_grace(RENEW_BEFORE_SECONDS)
+            .build()
+            .await?;
+        while !manager.changed().await? {}
+        Ok((manager, owner))
+    }
+
+    /// Works until the Lease is lost or the work is over.
+    async fn term(
+        &self,
+        manager: &LeaseManager,
+        work: impl Future<Output = ()>,
+    ) -> Result<(), ElectionError> {
+        self.leader.set(1);
+        tracing::info!(lease = self.lease, "leading");
+        let ended = tokio::select! {
+            biased;
+            lost = manager.changed() => lost.map(|_| ()),
+            () = work => manager.release().await,
+        };
+        self.leader.set(0);
+        tracing::info!(lease = self.lease, "no longer leading");
+        Ok(ended?)
+    }
+
+    /// Asked anew for each term: an account that was deleted and made again is another one.
+    async fn owner(&self) -> Result<Owner, ElectionError> {
+        let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), &self.namespace);
+        match accounts.get(&self.service_account).await {
+            Ok(account) => Ok(Owner::new(&account)),
+            Err(error) => {
+                let name = self.service_account.clone();
+                Err(ElectionError::ServiceAccount(name, error))
+            }
+        }
+    }
+
+    /// The Lease as an object of ours; its holder is left alone.
+    async fn write_lease(&self, owner: &Owner) -> Result<(), ElectionError> {
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
+        let body = Patch::Apply(owner.lease(&self.lease));
+        match leases.patch(&self.lease, &objects::apply(), &body).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ElectionError::Lease(self.lease.clone(), error)),
+        }
+    }
+}

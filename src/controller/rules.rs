@@ -1,0 +1,176 @@
+//! Looks at every edit of the rules and says in an Event where it is wrong.
+//!
+//! Webhooks keep their last good rules and may not write Events; this is how who edited the ConfigMap
+//! learns of a mistake. Every controller judges, for its metrics; only the one that leads speaks. What
+//! must not happen here: a second idea of what valid rules are.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
+use kube::{Resource, ResourceExt};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use super::budget::Budget;
+use super::events::{Events, Reason};
+use super::next_change;
+use crate::cluster::watch::Seen;
+use crate::metrics::Metrics;
+use crate::rules;
+use crate::shutdown::Stop;
+
+/// The ConfigMap's key, and what Events call the rules.
+const RULES_KEY: &str = "rules.yaml";
+
+/// What is to be said about one version of the ConfigMap.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Verdict {
+    /// With its version, so that two mistakes in a row are two Events.
+    regarding: ObjectReference,
+    /// One line with line and column.
+    problem: Option<String>,
+}
+
+/// Judges each version of the rules, for ever.
+pub(super) async fn judge(
+    mut seen: watch::Receiver<Seen<ConfigMap>>,
+    metrics: Arc<Metrics>,
+    verdicts: watch::Sender<Option<Verdict>>,
+) -> Infallible {
+    let mut before = None;
+    loop {
+        let current = seen.borrow_and_update().clone();
+        let problem = match &current {
+            Seen::NotYet => None,
+            Seen::Absent => Some(Some("the ConfigMap does not exist".to_owned())),
+            Seen::Present(map) => Some(problem_of(map.clone(), &metrics).await),
+        };
+        if let Some(problem) = problem {
+            metrics.rules_valid.set(problem.is_none().into());
+            if before.as_ref() != Some(&problem) {
+                match &problem {
+                    None => tracing::info!("the rules are valid"),
+                    Some(reason) => tracing::warn!(reason, "the rules cannot be used"),
+                }
+            }
+            if let Seen::Present(map) = current {
+                let mut regarding = map.object_ref(&());
+                regarding.resource_version = map.resource_version();
+                let problem = problem.clone();
+                verdicts.send_replace(Some(Verdict { regarding, problem }));
+            }
+            before = Some(problem);
+        }
+        next_change(&mut seen).await;
+    }
+}
+
+/// Why the rules of a ConfigMap cannot be used; `None` if they can.
+async fn problem_of(map: Arc<ConfigMap>, metrics: &Metrics) -> Option<String> {
+    // A mebibyte of rules keeps a thread busy for a while.
+    let judged = spawn_blocking(move || problem(&map)).await;
+    judged.unwrap_or_else(|_| {
+        metrics.panics.inc();
+        Some(format!("{RULES_KEY}: cannot be checked because of a bug"))
+    })
+}
+
+fn problem(map: &ConfigMap) -> Option<String> {
+    let text = map.data.as_ref().and_then(|data| data.get(RULES_KEY));
+    let Some(text) = text else {
+        return Some(format!("the ConfigMap has no key {RULES_KEY}"));
+    };
+    let diagnostics = rules::load(text).err()?;
+    Some(diagnostics.summary(RULES_KEY))
+}
+
+/// Says what was judged, as long as this controller leads.
+pub(super) struct Announcer {
+    verdicts: watch::Receiver<Option<Verdict>>,
+    announced: Option<Verdict>,
+    events: Events,
+    budget: Budget,
+}
+
+impl Announcer {
+    pub(super) fn new(verdicts: watch::Receiver<Option<Verdict>>, events: Events) -> Self {
+        Self {
+            verdicts,
+            announced: None,
+            events,
+            budget: Budget::default(),
+        }
+    }
+
+    /// Announces until `stop` drains. Of many edits in a minute, some may go without an Event; the last
+    /// one never does.
+    pub(super) async fn run(&mut self, stop: &Stop) {
+        loop {
+            let verdict = self.verdicts.borrow_and_update().clone();
+            let wait = self.budget.wait(Instant::now());
+            if wait.is_zero() {
+                self.announce(verdict).await;
+            }
+            tokio::select! {
+                () = stop.drain() => return,
+                () = next_change(&mut self.verdicts) => {}
+                () = sleep(wait), if !wait.is_zero() => {}
+            }
+        }
+    }
+
+    async fn announce(&mut self, verdict: Option<Verdict>) {
+        let Some(verdict) = verdict.filter(|verdict| Some(verdict) != self.announced.as_ref())
+        else {
+            return;
+        };
+        let before = self.announced.as_ref();
+        let was_bad = before.is_some_and(|announced| announced.problem.is_some());
+        let said = match &verdict.problem {
+            Some(problem) => Some((Reason::RulesInvalid, &**problem)),
+            None => was_bad.then_some((Reason::RulesValid, "the rules can be used again")),
+        };
+        if let Some((reason, note)) = said {
+            self.events.publish(&verdict.regarding, reason, note).await;
+            self.budget.spend(Instant::now());
+        }
+        self.announced = Some(verdict);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn judged(data: &serde_json::Value) -> Option<String> {
+        let map = serde_json::from_value(json!({"metadata": {}, "data": data}));
+        problem(&map.unwrap())
+    }
+
+    #[test]
+    fn a_problem_says_line_and_column() {
+        let head = "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\n";
+        let good = format!("{head}pullSecrets: [{{name: a}}]\nrules: []\n");
+        assert_eq!(judged(&json!({"rules.yaml": good})), None);
+
+        let one = format!("{head}pullSecrets: []\nrules:\n  - name: [\n");
+        let said = judged(&json!({"rules.yaml": one})).unwrap();
+        assert!(said.starts_with("rules.yaml:"), "{said}");
+
+        let two = format!("{head}pullSecrets: [{{name: a}}]\nrulez: []\nwhat: 1\n");
+        let said = judged(&json!({"rules.yaml": two})).unwrap();
+        assert!(said.starts_with("rules.yaml:4:1: "), "{said}");
+        assert!(said.contains(" more)"), "{said}");
+    }
+
+    #[test]
+    fn a_missing_key_is_a_problem() {
+        for data in [json!({}), json!({"other.yaml": "x"}), json!(null)] {
+            let said = judged(&data).unwrap();
+            assert_eq!(said, "the ConfigMap has no key rules.yaml");
+        }
+    }
+}

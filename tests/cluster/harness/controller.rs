@@ -1,0 +1,273 @@
+//! What the chart makes for a controller, with exactly its permissions, and controllers that run on it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use super::cluster::Cluster;
+use super::control_plane::free_address;
+use super::namespace::Namespace;
+use super::process::Process;
+use super::sandbox;
+use super::webhook::{WEBHOOK, probe};
+
+const ACCOUNT: &str = "pullpass-controller";
+/// The Service of the webhook.
+pub(crate) const SERVICE: &str = "pullpass-webhook";
+/// The Secret of the CA.
+pub(crate) const CA: &str = "pullpass-ca";
+/// The Secret of the leaf.
+pub(crate) const TLS: &str = "pullpass-tls";
+/// The ConfigMap of the rules.
+pub(crate) const RULES: &str = "pullpass-rules";
+/// The Lease.
+pub(crate) const LEASE: &str = "pullpass-controller";
+const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+
+/// A namespace as an installation finds it, before any controller ran.
+pub(crate) struct Installation<'a> {
+    /// The namespace, which gives its name to the webhook configuration too.
+    pub(crate) namespace: Namespace<'a>,
+    cluster: &'a Cluster,
+    kubeconfig: PathBuf,
+}
+
+impl<'a> Installation<'a> {
+    /// Everything but what the controller makes itself.
+    pub(crate) fn create(cluster: &'a Cluster, prefix: &str, rules: &str) -> Self {
+        let namespace = Namespace::create(cluster, prefix, "none");
+        let name = namespace.name.clone();
+        let labels = json!({
+            "app.kubernetes.io/name": "pullpass",
+            "app.kubernetes.io/instance": name,
+            "app.kubernetes.io/managed-by": "Helm",
+        });
+        let account = json!({"metadata": {"name": ACCOUNT, "labels": labels}});
+        namespace.create_object("serviceaccounts", &account);
+        let map = json!({"metadata": {"name": RULES}, "data": {"rules.yaml": rules}});
+        namespace.create_object("configmaps", &map);
+        for (path, object) in permissions(&name) {
+            cluster.api.post(&path, &object).expect("the name is new");
+        }
+        let configuration = configuration(&name);
+        cluster
+            .api
+            .post(CONFIGURATIONS, &configuration)
+            .expect("the name is new");
+        Self {
+            kubeconfig: cluster.account_kubeconfig(&name, ACCOUNT),
+            namespace,
+            cluster,
+        }
+    }
+
+    /// Starts a controller as its ServiceAccount.
+    pub(crate) fn controller(&self, arguments: &[&str]) -> Controller {
+        let probes = free_address();
+        let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
+        command
+            .args(["controller", "--namespace", &self.namespace.name])
+            .args(["--webhook-configuration", &self.namespace.name])
+            .args(["--probe-addr", &probes.to_string()])
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig);
+        let name = self.cluster.unique("pullpass-controller");
+        Controller {
+            process: Process::start(&name, &mut command, self.cluster.logs()),
+            probes,
+        }
+    }
+
+    /// One entry of a Secret as text.
+    ///
+    /// # Errors
+    /// If there is no such Secret or entry.
+    pub(crate) fn entry(&self, secret: &str, key: &str) -> Result<String, String> {
+        let object = self.namespace.get("secrets", secret)?;
+        let value = object["data"][key].as_str();
+        decoded(value.ok_or_else(|| format!("{secret} has no {key}"))?)
+    }
+
+    /// The bundle in the webhook configuration.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn bundle(&self) -> Result<String, String> {
+        let object = self.configuration()?;
+        let value = object["webhooks"][0]["clientConfig"]["caBundle"].as_str();
+        decoded(value.ok_or("there is no caBundle")?)
+    }
+
+    /// The webhook configuration.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub(crate) fn configuration(&self) -> Result<Value, String> {
+        let name = &self.namespace.name;
+        self.cluster.api.get(&format!("{CONFIGURATIONS}/{name}"))
+    }
+
+    /// Changes the webhook configuration as somebody called `manager`.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub(crate) fn patch_configuration(
+        &self,
+        manager: &str,
+        kind: &str,
+        body: &Value,
+    ) -> Result<Value, String> {
+        let name = &self.namespace.name;
+        let path = format!("{CONFIGURATIONS}/{name}?fieldManager={manager}");
+        let answer = self.cluster.api.request("PATCH", &path, kind, Some(body))?;
+        answer.ok()
+    }
+
+    /// Notes of the Events of this reason.
+    pub(crate) fn events(&self, reason: &str) -> Vec<String> {
+        let name = &self.namespace.name;
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{name}/events");
+        let list = self.cluster.api.get(&path).unwrap_or_default();
+        let events = list["items"].as_array().cloned().unwrap_or_default();
+        let of_reason = events.iter().filter(|event| event["reason"] == reason);
+        of_reason
+            .filter_map(|event| event["note"].as_str().map(ToOwned::to_owned))
+            .collect()
+    }
+}
+
+fn decoded(base64: &str) -> Result<String, String> {
+    let bytes = BASE64_STANDARD.decode(base64);
+    let bytes = bytes.map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A configuration as the chart renders it: without `caBundle`. No namespace is labelled for it.
+fn configuration(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name},
+        "webhooks": [{
+            "name": WEBHOOK,
+            "clientConfig": {
+                "service": {"namespace": name, "name": SERVICE, "path": "/mutate"},
+            },
+            "rules": [{
+                "operations": ["CREATE"],
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "resources": ["pods"],
+                "scope": "Namespaced",
+            }],
+            "namespaceSelector": {"matchLabels": {"pullpass-test": name}},
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Ignore",
+        }],
+    })
+}
+
+/// Roles and bindings: every permission that the controller has, and no other.
+fn permissions(namespace: &str) -> [(String, Value); 4] {
+    const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+    let subject = json!([{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}]);
+    let rule = |group: &str, resource: &str, names: &[&str], verbs: &[&str]| {
+        json!({
+            "apiGroups": [group],
+            "resources": [resource],
+            "resourceNames": names,
+            "verbs": verbs,
+        })
+    };
+    let role = json!([
+        rule("", "configmaps", &[RULES], &["list", "watch"]),
+        rule(
+            "",
+            "secrets",
+            &[CA, TLS],
+            &["list", "watch", "create", "patch"]
+        ),
+        rule("", "serviceaccounts", &[ACCOUNT], &["get"]),
+        rule("", "services", &[SERVICE], &["get"]),
+        rule(
+            "coordination.k8s.io",
+            "leases",
+            &[LEASE],
+            &["get", "create", "patch"]
+        ),
+        rule("events.k8s.io", "events", &[], &["create", "patch"]),
+    ]);
+    let cluster_role = json!([rule(
+        "admissionregistration.k8s.io",
+        "mutatingwebhookconfigurations",
+        &[namespace],
+        &["list", "watch", "patch"],
+    )]);
+    let reference = |kind: &str, name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
+    let local = |collection: &str| format!("{RBAC}/namespaces/{namespace}/{collection}");
+    [
+        (
+            local("roles"),
+            json!({"metadata": {"name": ACCOUNT}, "rules": role}),
+        ),
+        (
+            local("rolebindings"),
+            json!({
+                "metadata": {"name": ACCOUNT},
+                "roleRef": reference("Role", ACCOUNT),
+                "subjects": subject,
+            }),
+        ),
+        (
+            format!("{RBAC}/clusterroles"),
+            json!({"metadata": {"name": namespace}, "rules": cluster_role}),
+        ),
+        (
+            format!("{RBAC}/clusterrolebindings"),
+            json!({
+                "metadata": {"name": namespace},
+                "roleRef": reference("ClusterRole", namespace),
+                "subjects": subject,
+            }),
+        ),
+    ]
+}
+
+/// A running controller. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Controller {
+    process: Process,
+    probes: SocketAddr,
+}
+
+impl Controller {
+    /// The value of a metric, labels included in its name; 0 if it is not there.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = probe(self.probes, "/metrics").unwrap_or_default();
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_default()
+    }
+
+    /// What `/readyz` says, ready or not.
+    pub(crate) fn readiness(&self) -> String {
+        probe(self.probes, "/readyz").unwrap_or_else(|answer| answer)
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        self.process.output()
+    }
+
+    /// Asks it to end, as a kubelet does.
+    pub(crate) fn terminate(&self) {
+        sandbox::run("kill", &["-TERM", &self.process.id().to_string()]);
+    }
+
+    /// Its exit code, once it has ended by itself.
+    pub(crate) fn exit_code(&self) -> Option<i32> {
+        self.process.try_wait()?.code()
+    }
+}

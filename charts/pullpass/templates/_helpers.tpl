@@ -1,10 +1,6 @@
-{{/* Names. 40 characters leave room for the longest suffix, "-controller-metrics", in a Service's 63. */}}
-{{- define "pullpass.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
-{{- end }}
-
+{{/* 40 characters leave room for the longest suffix, "-controller-metrics", in a Service's 63. */}}
 {{- define "pullpass.fullname" -}}
-{{- $name := include "pullpass.name" . }}
+{{- $name := .Values.nameOverride | default .Chart.Name }}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
 {{- else if contains $name .Release.Name }}
@@ -31,9 +27,11 @@
 {{- include "pullpass.fullname" . }}-index
 {{- end }}
 
+{{/* The label app.kubernetes.io/name is always the chart's name: `pullpass doctor` finds things by it. */}}
+
 {{/* Labels by which objects are selected; they never change. Argument: (dict "root" $ "component" X). */}}
 {{- define "pullpass.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "pullpass.name" .root }}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
@@ -41,7 +39,7 @@ app.kubernetes.io/component: {{ .component }}
 {{/* Argument: the root, or (dict "root" $ "component" X). */}}
 {{- define "pullpass.labels" -}}
 {{- $root := .root | default . -}}
-app.kubernetes.io/name: {{ include "pullpass.name" $root }}
+app.kubernetes.io/name: {{ $root.Chart.Name }}
 app.kubernetes.io/instance: {{ $root.Release.Name }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}

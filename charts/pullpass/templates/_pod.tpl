@@ -89,10 +89,7 @@ topologySpreadConstraints:
   {{- end }}
   {{- end }}
 securityContext:
-  # No runAsUser: the image's user is a number that is not root, and OpenShift chooses its own.
-  runAsNonRoot: true
-  seccompProfile:
-    type: RuntimeDefault
+  {{- include "pullpass.podSecurity" . | nindent 2 }}
 containers:
   - name: {{ .component }}
     image: {{ include "pullpass.image" .root }}
@@ -131,40 +128,59 @@ containers:
     resources:
       {{- toYaml .values.resources | nindent 6 }}
     securityContext:
-      allowPrivilegeEscalation: false
-      privileged: false
-      readOnlyRootFilesystem: true
-      capabilities:
-        drop: [ALL]
+      {{- include "pullpass.containerSecurity" . | nindent 6 }}
     volumeMounts:
-      - name: token
-        mountPath: /var/run/secrets/kubernetes.io/serviceaccount
-        readOnly: true
+      {{- include "pullpass.tokenMount" . | nindent 6 }}
       {{- with .values.extraVolumeMounts }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
 volumes:
-  # What automounting would mount, but the token lives an hour and is not extended to a year.
-  - name: token
-    projected:
-      # 0444, not 0400: the user is not known here.
-      defaultMode: 292
-      sources:
-        - serviceAccountToken:
-            path: token
-            expirationSeconds: 3600
-        - configMap:
-            name: kube-root-ca.crt
-            items:
-              - key: ca.crt
-                path: ca.crt
-        - downwardAPI:
-            items:
-              - path: namespace
-                fieldRef:
-                  apiVersion: v1
-                  fieldPath: metadata.namespace
+  {{- include "pullpass.tokenVolume" . | nindent 2 }}
   {{- with .values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end }}
+
+{{/* Where a ServiceAccount's token is mounted: what automounting would mount, but it lives an hour and is not extended. */}}
+{{- define "pullpass.tokenVolume" -}}
+- name: token
+  projected:
+    # 0444, not 0400: the user is not known here.
+    defaultMode: 292
+    sources:
+      - serviceAccountToken:
+          path: token
+          expirationSeconds: 3600
+      - configMap:
+          name: kube-root-ca.crt
+          items:
+            - key: ca.crt
+              path: ca.crt
+      - downwardAPI:
+          items:
+            - path: namespace
+              fieldRef:
+                apiVersion: v1
+                fieldPath: metadata.namespace
+{{- end }}
+
+{{- define "pullpass.tokenMount" -}}
+- name: token
+  mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+  readOnly: true
+{{- end }}
+
+{{- define "pullpass.podSecurity" -}}
+# No runAsUser: the image's user is a number that is not root, and OpenShift chooses its own.
+runAsNonRoot: true
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "pullpass.containerSecurity" -}}
+allowPrivilegeEscalation: false
+privileged: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
 {{- end }}

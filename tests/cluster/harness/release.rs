@@ -68,9 +68,15 @@ impl<'a> Release<'a> {
     /// What every release on this cluster is installed with, and `more`.
     pub(crate) fn values(&self, more: &Value) -> Value {
         let image = self.cluster.image();
+        let mut rules = rules(SECRET);
+        // The chart says these two.
+        rules
+            .as_object_mut()
+            .expect("rules are an object")
+            .retain(|key, _| !matches!(key.as_str(), "apiVersion" | "kind"));
         let mut values = json!({
             "image": {"repository": image.repository, "digest": image.digest},
-            "rules": rules(SECRET),
+            "rules": rules,
             // Other trials' Pods are none of its business.
             "webhook": {"namespaceSelector": {"matchLabels": {"pullpass-test": self.group}}},
         });

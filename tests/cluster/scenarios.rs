@@ -4,6 +4,7 @@ mod capture;
 mod certificates;
 mod controls;
 mod corpus;
+mod edits;
 mod failures;
 mod injection;
 mod lists;
@@ -27,13 +28,14 @@ const IMAGE: &str = "registry.example.com/team/app:v1";
 /// Every trial. The order is the order of their start, so those that wait longest come first.
 pub(crate) fn register(trials: &mut Trials) {
     workloads::register(trials);
+    certificates::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);
     failures::register(trials);
-    certificates::register(trials);
+    edits::register(trials);
     lists::register(trials);
     corpus::register(trials);
     capture::register(trials);

@@ -11,6 +11,7 @@ mod lists;
 mod literal;
 mod pods;
 mod reach;
+mod watches;
 mod workloads;
 
 use crate::harness::trials::Trials;
@@ -34,6 +35,7 @@ pub(crate) fn register(trials: &mut Trials) {
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);
+    watches::register(trials);
     failures::register(trials);
     edits::register(trials);
     lists::register(trials);

@@ -53,7 +53,7 @@ impl<'a> Installation<'a> {
             cluster.api.post(&path, &object).expect("the name is new");
         }
         let installation = Self {
-            kubeconfig: cluster.account_kubeconfig(&name, ACCOUNT),
+            kubeconfig: cluster.account_kubeconfig(&cluster.api, &name, ACCOUNT),
             namespace,
             cluster,
         };
@@ -278,7 +278,7 @@ impl Controller {
 
     /// Asks it to end, as a kubelet does.
     pub(crate) fn terminate(&self) {
-        sandbox::run("kill", &["-TERM", &self.process.id().to_string()]);
+        self.process.signal("TERM");
     }
 
     /// Its exit code, once it has ended by itself.

@@ -36,6 +36,15 @@ impl Process {
         }
     }
 
+    /// Sends it a signal, `STOP` for instance.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.lock().id().to_string();
+        super::sandbox::run("kill", &[&format!("-{signal}"), &id]);
+    }
+
     /// What the program has written so far.
     pub(crate) fn output(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
@@ -57,11 +66,6 @@ impl Process {
             self.name,
             self.log.display()
         )
-    }
-
-    /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.lock().id()
     }
 
     /// How it ended, if it has.

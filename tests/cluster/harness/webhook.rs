@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -14,7 +15,6 @@ use super::cluster::Cluster;
 use super::control_plane::{free_address, free_address_on};
 use super::namespace::Namespace;
 use super::network::BRIDGE_ADDRESS;
-use super::pki::Pair;
 use super::process::Process;
 use super::sandbox;
 use super::wait::wait_for;
@@ -180,62 +180,90 @@ pub(crate) struct Pullpass {
 impl Pullpass {
     /// Starts it on `ip` and waits until it says that it is ready.
     pub(crate) fn start(cluster: &Cluster, ip: Ipv4Addr, rules: &str, secrets: &[Value]) -> Self {
-        let address = free_address_on(ip);
-        Self::start_at(
-            cluster,
-            address,
-            rules,
-            secrets,
-            &cluster.webhook_certificate(),
-        )
-    }
-
-    /// The same at a given address with a given certificate.
-    pub(crate) fn start_at(
-        cluster: &Cluster,
-        address: SocketAddr,
-        rules: &str,
-        secrets: &[Value],
-        certificate: &Pair,
-    ) -> Self {
         let directory = cluster.directory("pullpass");
         let write = |name: &str, text: &str| {
             let path = directory.join(name);
             fs::write(&path, text).expect("the work directory is writable");
             path
         };
+        let certificate = cluster.webhook_certificate();
+        let rules = write("rules.yaml", rules);
+        let secrets = (0..)
+            .zip(secrets)
+            .map(|(index, secret)| write(&format!("secret-{index}.yaml"), &secret.to_string()));
+        let pullpass = Self::launch(cluster, ip, |command| {
+            command
+                .arg("--rules")
+                .arg(rules)
+                .arg("--tls-cert")
+                .arg(certificate.certificate)
+                .arg("--tls-key")
+                .arg(certificate.key);
+            for secret in secrets {
+                command.arg("--pull-secret").arg(secret);
+            }
+        });
+        pullpass.until_ready();
+        pullpass
+    }
+
+    /// Starts it on `ip` with what else `configure` says; it need not become ready.
+    pub(crate) fn launch(
+        cluster: &Cluster,
+        ip: Ipv4Addr,
+        configure: impl FnOnce(&mut Command),
+    ) -> Self {
+        Self::launch_at(cluster, free_address_on(ip), configure)
+    }
+
+    /// The same at a given address.
+    pub(crate) fn launch_at(
+        cluster: &Cluster,
+        address: SocketAddr,
+        configure: impl FnOnce(&mut Command),
+    ) -> Self {
         let probes = free_address();
         let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
         command
             .args(["webhook", "--log-level", "debug"])
-            .args([
-                "--addr",
-                &address.to_string(),
-                "--probe-addr",
-                &probes.to_string(),
-            ])
-            .arg("--rules")
-            .arg(write("rules.yaml", rules))
-            .arg("--tls-cert")
-            .arg(&certificate.certificate)
-            .arg("--tls-key")
-            .arg(&certificate.key);
-        for (index, secret) in secrets.iter().enumerate() {
-            let path = write(&format!("secret-{index}.yaml"), &secret.to_string());
-            command.arg("--pull-secret").arg(path);
-        }
+            .args(["--addr", &address.to_string()])
+            .args(["--probe-addr", &probes.to_string()]);
+        configure(&mut command);
         let name = cluster.unique("pullpass");
-        let process = Process::start(&name, &mut command, cluster.logs());
-        let pullpass = Self {
-            process,
+        Self {
+            process: Process::start(&name, &mut command, cluster.logs()),
             address,
             probes,
-        };
+        }
+    }
+
+    /// Waits until it says that it is ready.
+    #[track_caller]
+    pub(crate) fn until_ready(&self) {
         wait_for("pullpass is ready", READY_LIMIT, || {
-            pullpass.process.check_running()?;
-            pullpass.probe("/readyz").map(drop)
+            self.process.check_running()?;
+            self.probe("/readyz").map(drop)
         });
-        pullpass
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn logged(&self) -> String {
+        self.process.output()
+    }
+
+    /// The value of the series of this name, labels included.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let metrics = self
+            .probe("/metrics")
+            .unwrap_or_else(|error| panic!("no metrics: {error}"));
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series));
+        let value = value.and_then(|value| value.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {series} in\n{metrics}"))
     }
 
     /// Where the API server reaches it.
@@ -261,7 +289,11 @@ impl Pullpass {
         counts.sum()
     }
 
-    fn probe(&self, path: &str) -> Result<String, String> {
+    /// What a path of the probe port answers.
+    ///
+    /// # Errors
+    /// Any answer but 200.
+    pub(crate) fn probe(&self, path: &str) -> Result<String, String> {
         probe(self.probes, path)
     }
 }

@@ -2,7 +2,7 @@
 //! ServiceAccount, with its permissions and no other.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,7 +17,6 @@ use super::RULES;
 use crate::harness::cluster::Cluster;
 use crate::harness::controller::{CA, Controller, Installation, LEASE, SERVICE, TLS};
 use crate::harness::network::BRIDGE_ADDRESS;
-use crate::harness::pki::Pair;
 use crate::harness::trials::Trials;
 use crate::harness::wait::{HAPPY, ONE_BACK_OFF, wait_for};
 use crate::harness::webhook::{Pullpass, WEBHOOK, create_service};
@@ -106,6 +105,7 @@ impl Installation<'_> {
         let body = json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": self.namespace.name},
             "webhooks": [{
                 "name": WEBHOOK,
                 "clientConfig": {"caBundle": BASE64_STANDARD.encode(pem)},
@@ -520,33 +520,32 @@ fn ready(cluster: &Cluster) {
         });
     };
     says("[-] webhook: cannot read Service");
-    let bridge: Ipv4Addr = BRIDGE_ADDRESS.parse().expect("an IPv4 address");
     // A webhook with a certificate of its own authority is none that an API server would call.
+    let bridge: Ipv4Addr = BRIDGE_ADDRESS.parse().expect("an IPv4 address");
     let stranger = Pullpass::start(cluster, bridge, RULES, &[]);
+    let address = stranger.address();
     let name = &installation.namespace.name;
-    create_service(cluster, name, SERVICE, stranger.port(), None);
+    create_service(cluster, name, SERVICE, address.port(), None);
     says("signed by an authority that the bundle does not hold");
-    let port = stranger.port();
     drop(stranger);
     says("connection refused");
     let directory = cluster.directory("ready");
-    let file = |name: &str, key: &str| {
+    let file = |name: &str, text: &str| {
         let path = directory.join(name);
-        fs::write(&path, installation.entry(TLS, key).unwrap()).expect("it is writable");
+        fs::write(&path, text).expect("the work directory is writable");
         path
     };
-    let certificate = Pair {
-        certificate: file("tls.crt", "tls.crt"),
-        key: file("tls.key", "tls.key"),
-    };
-    let address = SocketAddr::new(bridge.into(), port);
-    let webhook = Pullpass::start_at(cluster, address, RULES, &[], &certificate);
+    let entry = |key: &str| file(key, &installation.entry(TLS, key).unwrap());
+    let webhook = Pullpass::launch_at(cluster, address, |command| {
+        command.arg("--rules").arg(file("rules.yaml", RULES));
+        command.arg("--tls-cert").arg(entry("tls.crt"));
+        command.arg("--tls-key").arg(entry("tls.key"));
+    });
     says("[+] webhook");
     says("[+] configuration");
     // Met once, it stays met: an outage of webhooks must not take controllers out of service.
     drop(webhook);
-    assert!(controller.readiness().ends_with("ready\n"));
-    assert!(!controller.readiness().contains("not ready"));
+    assert!(controller.readiness().ends_with("webhook\nready\n"));
 }
 
 fn cert_manager(cluster: &Cluster) {

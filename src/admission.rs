@@ -72,6 +72,8 @@ pub struct Report {
     pub injections: SmallVec<[(RuleId, Mode); 8]>,
     /// Image references that the kubelet will refuse as `InvalidImageName`.
     pub images_unparsable: u32,
+    /// More secrets might have been added if the labels of the namespace were known.
+    pub lacks_labels: bool,
 }
 
 impl Report {
@@ -80,6 +82,7 @@ impl Report {
             reason: decision.reason,
             injections: decision.rules.clone(),
             images_unparsable: decision.images_unparsable,
+            lacks_labels: decision.lacks_labels,
         }
     }
 }

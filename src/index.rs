@@ -3,8 +3,10 @@
 //! Built from Secret manifests outside a cluster; in a cluster the controller publishes it. It holds
 //! registry keys, never user names or passwords.
 
+pub mod document;
 pub mod manifest;
 
+pub use document::{IndexDocument, IndexError};
 pub use manifest::SecretManifest;
 
 use std::collections::{HashMap, HashSet};

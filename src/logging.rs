@@ -64,12 +64,12 @@ impl Level {
 /// # Errors
 /// If the process has a logger already.
 pub fn init(args: &LogArgs) -> Result<(), TryInitError> {
-    // Libraries log requests of their own at debug; they are heard when something is wrong.
+    // Libraries log requests of their own at debug; they are heard when something is wrong. Not kube: it
+    // quotes answers that it cannot read, Secrets too, and what fails is logged by who asked for it.
     let ours = args.log_level.filter();
     let filter = Targets::new()
         .with_default(ours.min(LevelFilter::WARN))
-        // At `warn` it shows the whole of an answer it cannot read, and that may be a Secret.
-        .with_target("kube_client", ours.min(LevelFilter::ERROR))
+        .with_target("kube", ours.min(LevelFilter::ERROR))
         .with_target(env!("CARGO_CRATE_NAME"), ours);
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

@@ -51,6 +51,8 @@ pub struct Metrics {
     pub certificate_failures: IntGauge,
     /// Requests refused because too many were in flight or too many bytes buffered.
     pub shed: IntCounter,
+    /// Requests that waited for the labels of a namespace that was not seen yet.
+    pub namespace_waits: IntCounter,
     /// Panics that were caught. Each is a bug.
     pub panics: IntCounter,
     /// Open connections on the TLS port.
@@ -137,6 +139,10 @@ impl Metrics {
             shed: counter(
                 "pullpass_shed_total",
                 "Requests refused with 503 because of too much load",
+            )?,
+            namespace_waits: counter(
+                "pullpass_namespace_waits_total",
+                "Requests that waited for the labels of a namespace that was not seen yet",
             )?,
             panics: counter("pullpass_panics_total", "Panics that were caught")?,
             connections: gauge("pullpass_connections", "Open connections on the TLS port")?,

@@ -39,4 +39,7 @@ pub use namespace::NamespaceMatcher;
 pub use pattern::RegistryPattern;
 pub use ruleset::{PullSecret, Rule, RuleId, Ruleset, SecretId};
 pub use selector::{LabelSelector, Labels};
+/// For the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub use yaml::is_read_plainly;
 pub use yaml::{DEPTH_MAX, NODES_MAX};

@@ -1,6 +1,10 @@
 //! What a request sees: compiled rules, index and namespace labels, in one immutable value that a
 //! request loads once. Swapped as a whole, never changed.
 
+mod assembly;
+
+pub use assembly::{Assembled, Assembly, Finding, Refused};
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,13 +13,13 @@ use crate::rules::config::{PullSecretConfig, Source};
 use crate::rules::selector::Labels;
 use crate::rules::{RulesConfig, Ruleset, SecretId};
 
-/// Everything a decision depends on besides the review.
-#[derive(Debug)]
+/// Everything a decision depends on besides the review. A clone shares all of it.
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     ruleset: Arc<Ruleset>,
     index: Arc<Index>,
     /// Aligned with `ruleset.pull_secrets()`, so that a request looks nothing up by name.
-    coverage: Vec<Option<Coverage>>,
+    coverage: Arc<[Option<Coverage>]>,
     namespaces: Namespaces,
     generation: u64,
 }
@@ -26,7 +30,12 @@ pub struct Snapshot {
 pub enum Namespaces {
     /// Outside a cluster: the same labels for every namespace (`--namespace-label`).
     Fixed(Arc<BTreeMap<String, String>>),
+    /// In a cluster: those of each namespace that was seen.
+    Seen(Arc<LabelsByName>),
 }
+
+/// Labels of each namespace by its name. A clone shares names and labels.
+pub type LabelsByName = BTreeMap<Arc<str>, Arc<BTreeMap<String, String>>>;
 
 impl Snapshot {
     /// Binds an index to a ruleset.
@@ -48,6 +57,20 @@ impl Snapshot {
             namespaces,
             generation,
         }
+    }
+
+    /// The same under other namespaces; shares everything else.
+    pub fn with_namespaces(&self, namespaces: Namespaces) -> Self {
+        Self {
+            namespaces,
+            ..self.clone()
+        }
+    }
+
+    /// Whether both have the same compiled rules in memory, so that what was derived from the rules of
+    /// one fits the other.
+    pub fn shares_ruleset(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.ruleset, &other.ruleset)
     }
 
     /// The compiled rules.
@@ -76,20 +99,30 @@ impl Snapshot {
     }
 }
 
+/// In a cluster, before any namespace was seen.
+impl Default for Namespaces {
+    fn default() -> Self {
+        Self::Seen(Arc::default())
+    }
+}
+
 impl Namespaces {
     /// The labels of `namespace`; `None` while it is not known.
-    pub fn labels<'a>(&'a self, namespace: &'a str) -> Option<NamespaceLabels<'a>> {
+    pub fn labels(&self, namespace: &str) -> Option<&BTreeMap<String, String>> {
         match self {
-            Self::Fixed(labels) => Some(NamespaceLabels { namespace, labels }),
+            Self::Fixed(labels) => Some(labels),
+            Self::Seen(labels) => labels.get(namespace).map(|labels| &**labels),
         }
     }
 }
 
-/// The labels of one namespace.
+/// The labels of one namespace, its name among them.
 #[derive(Debug, Clone, Copy)]
 pub struct NamespaceLabels<'a> {
-    namespace: &'a str,
-    labels: &'a BTreeMap<String, String>,
+    /// Its name.
+    pub namespace: &'a str,
+    /// From [`Namespaces::labels`].
+    pub labels: &'a BTreeMap<String, String>,
 }
 
 /// Label that the API server puts on every namespace, with its name.

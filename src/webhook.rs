@@ -2,12 +2,14 @@
 //!
 //! [`Webhook::bind`] takes the ports, [`Webhook::serve`] runs until it is told to stop. Nothing on the
 //! way of a request calls the API server, takes a lock for longer than a pointer's load, or reads a
-//! file: [`files`] and [`certificate`] swap whole values in, requests load them. Only this room knows
-//! HTTP.
+//! file: [`files`] outside a cluster and [`objects`] inside one swap whole values in, requests load
+//! them.
 
 pub mod certificate;
 pub mod files;
 pub mod handler;
+pub mod objects;
+pub mod publisher;
 pub mod serving;
 
 use std::collections::BTreeMap;
@@ -20,9 +22,12 @@ use prometheus::IntGauge;
 use tokio::task::JoinSet;
 
 use self::certificate::{CertificateFiles, Certificates};
-use self::files::{RulesFiles, RulesFilesConfig, poll};
+use self::files::{RulesFiles, poll};
 use self::handler::{Admit, Handler};
+use self::objects::Cluster;
+use self::publisher::Publisher;
 use self::serving::ServingStore;
+use crate::cluster::client::{ConnectError, Connection};
 use crate::http::limits::{Limits, PROBE_CONNECTIONS_MAX};
 use crate::http::probes::{self, Condition, Readiness};
 use crate::http::server::{Bound, ServerMetrics};
@@ -38,18 +43,37 @@ pub struct Config {
     pub address: SocketAddr,
     /// The plain port for probes and metrics.
     pub probe_address: SocketAddr,
-    /// The rules file.
-    pub rules: PathBuf,
-    /// Manifests of the Secrets that the rules name as sources.
-    pub pull_secrets: Vec<PathBuf>,
-    /// Labels that every namespace has, outside a cluster.
-    pub namespace_labels: BTreeMap<String, String>,
+    /// Where the rules come from, and what is known about their secrets and about namespaces.
+    pub rules: RulesSource,
     /// Where the certificate comes from.
     pub certificate: CertificateSource,
+    /// Namespace of the objects that are followed; `None`: that of the connection.
+    pub namespace: Option<String>,
     /// The limits.
     pub limits: Limits,
     /// What answers a review; [`admission::admit`] in service.
     pub admit: Admit,
+}
+
+/// Where the rules come from, and what is known about their secrets and about namespaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RulesSource {
+    /// Outside a cluster: files, polled.
+    Files {
+        /// The rules.
+        rules: PathBuf,
+        /// Manifests of the Secrets that the rules name as sources.
+        pull_secrets: Vec<PathBuf>,
+        /// Labels that every namespace has.
+        namespace_labels: BTreeMap<String, String>,
+    },
+    /// Objects of the API server, followed; namespaces are too.
+    ConfigMaps {
+        /// Name of the ConfigMap with the rules.
+        rules: String,
+        /// Name of the ConfigMap with the index.
+        index: String,
+    },
 }
 
 /// Where the certificate comes from.
@@ -69,6 +93,8 @@ pub enum CertificateSource {
         /// Where to write the CA's certificate.
         ca_out: Option<PathBuf>,
     },
+    /// The Secret of this name, followed: `tls.crt` and `tls.key`.
+    Secret(String),
 }
 
 impl Config {
@@ -79,16 +105,24 @@ impl Config {
         Self {
             address: any_port,
             probe_address: any_port,
-            rules,
-            pull_secrets: Vec::new(),
-            namespace_labels: BTreeMap::new(),
+            rules: RulesSource::Files {
+                rules,
+                pull_secrets: Vec::new(),
+                namespace_labels: BTreeMap::new(),
+            },
             certificate: CertificateSource::InMemory {
                 names: Vec::new(),
                 ca_out: None,
             },
+            namespace: None,
             limits: Limits::default(),
             admit: admission::admit,
         }
+    }
+
+    fn needs_cluster(&self) -> bool {
+        matches!(self.rules, RulesSource::ConfigMaps { .. })
+            || matches!(self.certificate, CertificateSource::Secret(_))
     }
 }
 
@@ -112,6 +146,9 @@ pub enum BindError {
     /// TLS could not be set up: a bug.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
+    /// No way to the API server is configured.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
 }
 
 /// A webhook whose ports are taken.
@@ -120,6 +157,8 @@ pub struct Webhook {
     admission: Bound,
     probes: Bound,
     config: Config,
+    /// The API server, if anything comes from there.
+    cluster: Option<Connection>,
     metrics: Arc<Metrics>,
     certificates: Arc<Certificates>,
     readiness: Readiness,
@@ -148,6 +187,10 @@ impl Webhook {
                 source,
             })
         };
+        let cluster = match config.needs_cluster() {
+            true => Some(Connection::infer().await?),
+            false => None,
+        };
         let limits = config.limits.clone();
         let probe_limits = Limits {
             connections_max: PROBE_CONNECTIONS_MAX,
@@ -157,6 +200,7 @@ impl Webhook {
             admission: listen(config.address, "--addr", Some(tls), limits).await?,
             probes: listen(config.probe_address, "--probe-addr", None, probe_limits).await?,
             config,
+            cluster,
             metrics,
             certificates,
             readiness,
@@ -178,6 +222,7 @@ impl Webhook {
     /// Serves until the stop is over: drained, finished, every task joined.
     ///
     /// # Errors
+    /// [`BindError::Connect`] if the API server's address or credentials cannot be used;
     /// [`BindError::Metrics`], which is a bug.
     pub async fn serve(self) -> Result<(), BindError> {
         let probe_metrics = ServerMetrics {
@@ -190,8 +235,8 @@ impl Webhook {
         };
         let store = Arc::new(ServingStore::new(self.metrics.clone()));
         let mut feeders = JoinSet::new();
-        feed_certificates(&mut feeders, &self);
-        feed_rules(&mut feeders, &self, store.clone());
+        self.feed_certificates(&mut feeders)?;
+        self.feed_rules(&mut feeders, store.clone())?;
         let randomness = self.randomness;
         feeders.spawn_blocking(move || match pki::warm_up() {
             Ok(()) => randomness.met(),
@@ -218,34 +263,67 @@ impl Webhook {
         feeders.shutdown().await;
         Ok(())
     }
-}
 
-fn feed_certificates(feeders: &mut JoinSet<()>, webhook: &Webhook) {
-    let certificates = webhook.certificates.clone();
-    match webhook.config.certificate.clone() {
-        CertificateSource::Files { certificate, key } => {
-            let files = CertificateFiles::new(certificate, key, certificates);
-            let panics = webhook.metrics.panics.clone();
-            feeders.spawn(async { match poll(files, panics).await {} });
+    fn feed_certificates(&self, feeders: &mut JoinSet<()>) -> Result<(), ConnectError> {
+        let certificates = self.certificates.clone();
+        let panics = self.metrics.panics.clone();
+        match self.config.certificate.clone() {
+            CertificateSource::Files { certificate, key } => {
+                let files = CertificateFiles::new(certificate, key, certificates);
+                feeders.spawn(async { match poll(files, panics).await {} });
+            }
+            CertificateSource::InMemory { names, ca_out } => {
+                feeders.spawn_blocking(move || {
+                    certificate::in_memory(&certificates, &names, ca_out.as_deref());
+                });
+            }
+            CertificateSource::Secret(name) => {
+                if let Some(cluster) = self.cluster() {
+                    objects::follow_certificate(feeders, &cluster, &name, certificates)?;
+                }
+            }
         }
-        CertificateSource::InMemory { names, ca_out } => {
-            feeders.spawn_blocking(move || {
-                certificate::in_memory(&certificates, &names, ca_out.as_deref());
-            });
-        }
+        Ok(())
     }
-}
 
-fn feed_rules(feeders: &mut JoinSet<()>, webhook: &Webhook, store: Arc<ServingStore>) {
-    let readiness = &webhook.readiness;
-    let config = RulesFilesConfig {
-        rules: webhook.config.rules.clone(),
-        manifests: webhook.config.pull_secrets.clone(),
-        namespaces: Namespaces::Fixed(Arc::new(webhook.config.namespace_labels.clone())),
-        rules_condition: readiness.condition("rules", "not in use yet"),
-        manifests_condition: readiness.condition("pull secrets", "not read yet"),
-    };
-    let files = RulesFiles::new(config, store, webhook.metrics.clone());
-    let panics = webhook.metrics.panics.clone();
-    feeders.spawn(async { match poll(files, panics).await {} });
+    fn feed_rules(
+        &self,
+        feeders: &mut JoinSet<()>,
+        store: Arc<ServingStore>,
+    ) -> Result<(), ConnectError> {
+        let metrics = self.metrics.clone();
+        let condition = self.readiness.condition("rules", "not in use yet");
+        match self.config.rules.clone() {
+            RulesSource::Files {
+                rules,
+                pull_secrets,
+                namespace_labels,
+            } => {
+                let namespaces = Namespaces::Fixed(Arc::new(namespace_labels));
+                let publisher = Publisher::new(namespaces, store, metrics, condition);
+                let manifests = self.readiness.condition("pull secrets", "not read yet");
+                let files = RulesFiles::new(rules, pull_secrets, publisher, manifests);
+                let panics = self.metrics.panics.clone();
+                feeders.spawn(async { match poll(files, panics).await {} });
+            }
+            RulesSource::ConfigMaps { rules, index } => {
+                let publisher = Publisher::new(Namespaces::default(), store, metrics, condition);
+                if let Some(cluster) = self.cluster() {
+                    let names = (rules.as_str(), index.as_str());
+                    objects::follow_rules(feeders, &cluster, names, publisher, &self.readiness)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cluster(&self) -> Option<Cluster<'_>> {
+        let connection = self.cluster.as_ref()?;
+        let namespace = self.config.namespace.as_deref();
+        Some(Cluster {
+            connection,
+            namespace: namespace.unwrap_or_else(|| connection.namespace()),
+            metrics: &self.metrics,
+        })
+    }
 }

@@ -95,6 +95,7 @@ fn patch() -> Answer {
             reason: Reason::Injected,
             injections: SmallVec::new(),
             images_unparsable: 0,
+            lacks_labels: false,
         },
     }
 }

@@ -1,5 +1,5 @@
 //! Any text as `rules.yaml`: never a panic; errors point into the text; and rules that load match the
-//! same images as the naive matcher.
+//! same images as the naive matcher. Where the fast reader of YAML knows the text, the full parser agrees.
 #![no_main]
 
 #[path = "../../benches/figures/linear.rs"]
@@ -10,7 +10,7 @@ use linear::LinearMatcher;
 use pullpass::image::ImageRef;
 use pullpass::rules::pattern::RegistryPattern;
 use pullpass::rules::ruleset::RuleIds;
-use pullpass::rules::{Diagnostics, RuleId, RulesConfig, Ruleset, load};
+use pullpass::rules::{Diagnostics, RuleId, RulesConfig, Ruleset, is_read_plainly, load};
 
 /// Patterns of which images are made: the work is quadratic in their number.
 const PATTERNS_TRIED_MAX: usize = 40;
@@ -19,6 +19,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(text) = str::from_utf8(input) else {
         return;
     };
+    is_read_plainly(text);
     match load(text) {
         Ok(config) => check(&config),
         Err(diagnostics) => check_diagnostics(&diagnostics, text),

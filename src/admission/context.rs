@@ -3,6 +3,9 @@
 //! `decide_pod` asks them for the rules that can matter, `explain` for all of them, so that what is said
 //! is what is done. This module must not collect answers: that is [`super::decision`].
 
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
 use smallvec::SmallVec;
 
 use crate::image::ImageRef;
@@ -10,7 +13,7 @@ use crate::index::State;
 use crate::rules::namespace::NamespaceRefusal;
 use crate::rules::ruleset::RuleIds;
 use crate::rules::selector::Requirement;
-use crate::rules::{PullSecret, Rule, RuleId, SecretId};
+use crate::rules::{NamespaceMatcher, PullSecret, Rule, RuleId, SecretId};
 use crate::snapshot::{NamespaceLabels, Snapshot};
 
 use super::pod::PodView;
@@ -31,6 +34,8 @@ pub struct Context<'p, 'v, 's> {
     pub images: SmallVec<[ImageRef<'p>; 8]>,
     /// Image references that the kubelet will refuse.
     pub(super) images_unparsable: u32,
+    /// Looked up once, and only if a selector asks: hundreds of rules may.
+    labels: OnceCell<Option<&'s BTreeMap<String, String>>>,
 }
 
 /// Why a rule does not apply to a Pod, whatever its images.
@@ -106,6 +111,7 @@ impl<'p, 'v, 's> Context<'p, 'v, 's> {
             snapshot,
             images,
             images_unparsable,
+            labels: OnceCell::new(),
         }
     }
 
@@ -134,17 +140,38 @@ impl<'p, 'v, 's> Context<'p, 'v, 's> {
     /// # Errors
     /// The first of namespace name, namespace labels and Pod labels that does not match.
     pub fn applies(&self, rule: &'s Rule) -> Result<(), RuleMiss<'s>> {
-        if let Some(refusal) = rule
-            .namespaces
-            .refusal(self.namespace, self.labels().as_ref())
-        {
+        if let Some(refusal) = self.namespace_refusal(&rule.namespaces) {
             return Err(RuleMiss::Namespace(refusal));
         }
-        let selector = rule.pod_selector.as_ref();
-        match selector.and_then(|selector| selector.unmet(&self.pod.labels)) {
+        match self.pod_labels_unmet(rule) {
             Some(unmet) => Err(RuleMiss::PodLabels(unmet)),
             None => Ok(()),
         }
+    }
+
+    fn pod_labels_unmet(&self, rule: &'s Rule) -> Option<&'s Requirement> {
+        rule.pod_selector.as_ref()?.unmet(&self.pod.labels)
+    }
+
+    /// Whether a rule that does not apply for want of the namespace's labels might add something with
+    /// them. `hits` are the rule's own.
+    pub(super) fn may_add(&self, id: RuleId, rule: &'s Rule, hits: &[Hit]) -> bool {
+        let secrets = self.snapshot.ruleset().pull_secrets();
+        self.pod_labels_unmet(rule).is_none()
+            && rule.secrets.iter().any(|&secret| {
+                let entry = secrets.get(secret.0 as usize);
+                entry.is_some_and(|entry| {
+                    let verdict = self.verdict(secret, entry);
+                    (verdict.is_injected() || self.lacks_labels(verdict, entry))
+                        && self.wants(id, rule, secret, hits).is_some()
+                })
+            })
+    }
+
+    /// Whether the secret was refused for want of the namespace's labels.
+    pub(super) fn lacks_labels(&self, verdict: Verdict, entry: &'s PullSecret) -> bool {
+        verdict == Verdict::NotPermitted
+            && self.refusal(entry) == Some(NamespaceRefusal::LabelsUnknown)
     }
 
     /// Whether, and why, the rule wants this secret for the Pod. `hits` are the rule's own.
@@ -220,13 +247,17 @@ impl<'p, 'v, 's> Context<'p, 'v, 's> {
 
     /// Why the namespace may not hold a pull secret; `None` where it may.
     pub fn refusal(&self, entry: &'s PullSecret) -> Option<NamespaceRefusal<'s>> {
-        entry
-            .namespaces
-            .refusal(self.namespace, self.labels().as_ref())
+        self.namespace_refusal(&entry.namespaces)
     }
 
-    fn labels(&self) -> Option<NamespaceLabels<'_>> {
-        self.snapshot.namespaces().labels(self.namespace)
+    fn namespace_refusal(&self, matcher: &'s NamespaceMatcher) -> Option<NamespaceRefusal<'s>> {
+        let labels = matcher.selector().and_then(|_| {
+            let look_up = || self.snapshot.namespaces().labels(self.namespace);
+            let labels = (*self.labels.get_or_init(look_up))?;
+            let namespace = self.namespace;
+            Some(NamespaceLabels { namespace, labels })
+        });
+        matcher.refusal(self.namespace, labels.as_ref())
     }
 
     pub(super) fn service_account_is_strict(&self) -> bool {

@@ -14,10 +14,11 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
+use crate::rules::namespace::NamespaceRefusal;
 use crate::rules::{Mode, Rule, RuleId};
 use crate::snapshot::Snapshot;
 
-use super::context::{Context, Hit, Verdict};
+use super::context::{Context, Hit, RuleMiss, Verdict};
 use super::pod::{PodView, PullSecretList};
 
 /// Most images of a Pod that is looked at. etcd stores 1.5 MiB, and a container with the fields that the
@@ -41,6 +42,9 @@ pub struct Decision<'s> {
     pub list_is_empty: bool,
     /// Image references that the kubelet will refuse as `InvalidImageName`.
     pub images_unparsable: u32,
+    /// More might have been added if the labels of the namespace were known: it counts as no match, but
+    /// who can wait for them may ask again.
+    pub lacks_labels: bool,
 }
 
 /// Why a review was answered as it was: label `reason` of `pullpass_admission_requests_total`.
@@ -225,8 +229,12 @@ pub fn decide_pod<'s>(namespace: &str, pod: &PodView<'_>, snapshot: &'s Snapshot
         let Some(rule) = snapshot.ruleset().rules().get(id.0 as usize) else {
             continue;
         };
-        if context.applies(rule).is_ok() {
-            decision.collect(&context, id, rule, hits);
+        match context.applies(rule) {
+            Ok(()) => decision.collect(&context, id, rule, hits),
+            Err(RuleMiss::Namespace(NamespaceRefusal::LabelsUnknown)) => {
+                decision.lacks_labels |= context.may_add(id, rule, hits);
+            }
+            Err(_) => {}
         }
     }
     decision.finish(&context)
@@ -243,6 +251,7 @@ impl<'s> Decision<'s> {
             warnings: Vec::new(),
             list_is_empty: true,
             images_unparsable: 0,
+            lacks_labels: false,
         }
     }
 
@@ -269,6 +278,7 @@ impl<'s> Decision<'s> {
             }
             if !verdict.is_injected() {
                 self.note_dropped(verdict);
+                self.lacks_labels |= context.lacks_labels(verdict, entry);
                 continue;
             }
             let names = match rule.mode {

@@ -7,9 +7,9 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use crate::http::limits::Limits;
-use crate::logging;
 use crate::shutdown::{self, Signals};
-use crate::webhook::{CertificateSource, Config, Webhook};
+use crate::webhook::{CertificateSource, Config, RulesSource, Webhook};
+use crate::{admission, logging};
 
 /// Most threads that serve requests. One serves some thousand admissions a second, and each keeps
 /// memory of its own: on a machine with 64 cores, 64 threads would be a waste.
@@ -22,20 +22,28 @@ const HUNG_READ_MAX: Duration = Duration::from_millis(500);
 /// Answer AdmissionReviews over TLS: the mutating webhook
 ///
 /// Serves POST /mutate with TLS on one port; /livez, /readyz and /metrics without on another. Rules,
-/// pull secrets and certificate files are read again when they change; bad ones never replace good
-/// ones. SIGTERM drains, a second one ends at once.
+/// what is known about pull secrets, and the certificate come from files or, in a cluster, from objects
+/// of the API server. They are taken over when they change; bad ones never replace good ones. SIGTERM
+/// drains, a second one ends at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct WebhookArgs {
-    /// The rules
-    #[arg(short, long, value_name = "FILE")]
-    rules: PathBuf,
+    /// The rules, in a file
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        required_unless_present = "rules_config_map"
+    )]
+    rules: Option<PathBuf>,
     /// Manifests (YAML or JSON) of the Secrets that the rules name as sources; may be repeated
     #[arg(long, value_name = "FILE")]
     pull_secret: Vec<PathBuf>,
     /// A label that every namespace has; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     namespace_label: Vec<(String, String)>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// Address of the TLS port; port 0 lets the system choose, and the log says which
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
     addr: SocketAddr,
@@ -49,6 +57,26 @@ pub(super) struct WebhookArgs {
     tls: TlsArgs,
     #[command(flatten)]
     logging: logging::LogArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "In a cluster")]
+struct ClusterArgs {
+    /// The rules, in key rules.yaml of this ConfigMap; the labels of namespaces come from the API server
+    #[arg(long, value_name = "NAME", requires = "index_config_map")]
+    #[arg(conflicts_with_all = ["rules", "pull_secret", "namespace_label"])]
+    rules_config_map: Option<String>,
+    /// What pull secrets cover, in key index.json of this ConfigMap, which the controller writes
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "rules_config_map",
+        conflicts_with = "rules"
+    )]
+    index_config_map: Option<String>,
+    /// Namespace of these objects [default: that of the Pod, or of the kubeconfig's context]
+    #[arg(long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -66,6 +94,9 @@ struct TlsArgs {
     /// Where to write the CA of the certificate made in memory, so that clients can trust it
     #[arg(long, value_name = "FILE", conflicts_with = "tls_cert")]
     ca_out: Option<PathBuf>,
+    /// A Secret with tls.crt and tls.key, in a cluster
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["tls_cert", "tls_san", "ca_out"])]
+    tls_secret: Option<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -73,7 +104,12 @@ Examples:
   pullpass webhook --rules rules.yaml --ca-out ca.crt
   curl --cacert ca.crt -H 'content-type: application/json' -d @review.json https://localhost:8443/mutate
 
-  pullpass webhook --rules rules.yaml --pull-secret harbor.yaml --tls-cert tls.crt --tls-key tls.key";
+  pullpass webhook --rules rules.yaml --pull-secret harbor.yaml --tls-cert tls.crt --tls-key tls.key
+
+In a cluster, as the chart runs it (elsewhere the same works with a kubeconfig):
+  pullpass webhook --namespace pullpass --rules-config-map pullpass-rules \\
+    --index-config-map pullpass-index --tls-secret pullpass-tls \\
+    --addr [::]:10250 --probe-addr [::]:8080 --log-format json";
 
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=');
@@ -84,24 +120,36 @@ pub(super) fn label(text: &str) -> Result<(String, String), String> {
 
 impl From<WebhookArgs> for Config {
     fn from(args: WebhookArgs) -> Self {
-        let certificate = match (args.tls.tls_cert, args.tls.tls_key) {
-            (Some(certificate), Some(key)) => CertificateSource::Files { certificate, key },
+        let tls = args.tls;
+        let certificate = match (tls.tls_cert, tls.tls_key, tls.tls_secret) {
+            (Some(certificate), Some(key), _) => CertificateSource::Files { certificate, key },
+            (_, _, Some(name)) => CertificateSource::Secret(name),
             _ => CertificateSource::InMemory {
-                names: args.tls.tls_san,
-                ca_out: args.tls.ca_out,
+                names: tls.tls_san,
+                ca_out: tls.ca_out,
+            },
+        };
+        let cluster = args.cluster;
+        let rules = match (cluster.rules_config_map, cluster.index_config_map) {
+            (Some(rules), Some(index)) => RulesSource::ConfigMaps { rules, index },
+            _ => RulesSource::Files {
+                // Required without the other two.
+                rules: args.rules.unwrap_or_default(),
+                pull_secrets: args.pull_secret,
+                namespace_labels: args.namespace_label.into_iter().collect(),
             },
         };
         Self {
             address: args.addr,
             probe_address: args.probe_addr,
-            pull_secrets: args.pull_secret,
-            namespace_labels: args.namespace_label.into_iter().collect(),
+            rules,
             certificate,
+            namespace: cluster.namespace,
             limits: Limits {
                 drain: Duration::from_secs(args.drain_seconds),
                 ..Limits::default()
             },
-            ..Self::new(args.rules)
+            admit: admission::admit,
         }
     }
 }
@@ -187,9 +235,44 @@ mod tests {
     #[test]
     fn labels_are_pairs() {
         let config = parse("-r r --namespace-label a=b --namespace-label c=").unwrap();
-        let labels: Vec<_> = config.namespace_labels.into_iter().collect();
+        let RulesSource::Files {
+            namespace_labels, ..
+        } = config.rules
+        else {
+            panic!("{config:?}")
+        };
+        let labels: Vec<_> = namespace_labels.into_iter().collect();
         assert_eq!(labels, [("a".into(), "b".into()), ("c".into(), "".into())]);
         assert!(parse("-r r --namespace-label a").is_err());
         assert!(parse("-r r --namespace-label =b").is_err());
+    }
+
+    #[test]
+    fn files_and_objects_exclude_each_other() {
+        const OBJECTS: &str = "--rules-config-map r --index-config-map i";
+        let config = parse(&format!("{OBJECTS} --tls-secret t --namespace n")).unwrap();
+        let objects = RulesSource::ConfigMaps {
+            rules: "r".to_owned(),
+            index: "i".to_owned(),
+        };
+        assert_eq!(config.rules, objects);
+        assert_eq!(
+            config.certificate,
+            CertificateSource::Secret("t".to_owned())
+        );
+        assert_eq!(config.namespace.as_deref(), Some("n"));
+        assert!(parse(&format!("{OBJECTS} --tls-cert c --tls-key k")).is_ok());
+        for other in ["-r r", "--pull-secret s", "--namespace-label a=b"] {
+            assert!(parse(&format!("{OBJECTS} {other}")).is_err(), "{other}");
+        }
+        for other in ["--tls-cert c --tls-key k", "--tls-san n", "--ca-out f"] {
+            assert!(
+                parse(&format!("-r r --tls-secret t {other}")).is_err(),
+                "{other}"
+            );
+        }
+        assert!(parse("").is_err());
+        assert!(parse("--rules-config-map r").is_err());
+        assert!(parse("-r r --index-config-map i").is_err());
     }
 }

@@ -3,7 +3,6 @@
 //! kube's watcher lists again on 410 and after errors, and notices a dead stream by the watch's own end;
 //! [`super::client`] makes every step of it end. What must not happen here: a decision from an event.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -20,6 +19,8 @@ use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+
+pub use crate::snapshot::LabelsByName;
 
 use crate::metrics::Freshness;
 
@@ -106,9 +107,6 @@ where
     .await
 }
 
-/// Labels of each object by its name.
-pub type LabelsByName = BTreeMap<String, Arc<BTreeMap<String, String>>>;
-
 /// Follows names and labels of all objects of a cluster-scoped kind; nothing else of them is read.
 /// `None` until the first list is whole.
 pub async fn follow_labels<K>(
@@ -127,7 +125,7 @@ where
     let kind = K::kind(&K::DynamicType::default()).into_owned();
     let labels = |object: &mut PartialObjectMeta<K>| {
         let labels = object.metadata.labels.take().unwrap_or_default();
-        (object.name_any(), Arc::new(labels))
+        (object.name_any().into(), Arc::new(labels))
     };
     let mut listed = LabelsByName::new();
     follow(
@@ -144,7 +142,7 @@ where
                 known.get_or_insert_default().extend([labels(&mut object)]);
             }),
             Event::Delete(object) => latest.send_modify(|known| {
-                known.get_or_insert_default().remove(&object.name_any());
+                known.get_or_insert_default().remove(&*object.name_any());
             }),
         },
     )

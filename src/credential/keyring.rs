@@ -61,6 +61,23 @@ pub fn index_key(key: &str) -> Option<Vec<u8>> {
     })
 }
 
+/// A raw key without what a URL may hold besides host and path: user info, query and fragment, none of
+/// which the kubelet looks at. Its index key is the same.
+pub fn without_user_info(key: &str) -> String {
+    const SCHEMES: [&str; 2] = ["https://", "http://"];
+    let scheme_of = |text: &str| SCHEMES.into_iter().find(|scheme| text.starts_with(scheme));
+    let scheme = scheme_of(key);
+    let rest = key.strip_prefix(scheme.unwrap_or_default());
+    let rest = rest.and_then(|rest| rest.split(['?', '#']).next());
+    let rest = rest.unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let bare = [host, path].concat();
+    // The kubelet takes one scheme away, so what looks like one afterwards needs another before it.
+    let scheme = scheme.or_else(|| scheme_of(&bare).map(|_| "https://"));
+    scheme.unwrap_or_default().to_owned() + &bare
+}
+
 impl Keyring {
     /// Compiles raw keys; those the kubelet ignores are dropped.
     pub fn new<'a>(keys: impl IntoIterator<Item = Key<'a>>) -> Self {
@@ -91,6 +108,14 @@ impl Keyring {
     /// The raw keys that the kubelet does not ignore, in its order; they may carry user info.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.keys.iter().map(CompiledKey::raw)
+    }
+
+    /// The same with what matters about each entry.
+    pub fn entries(&self) -> impl Iterator<Item = Key<'_>> {
+        self.keys.iter().map(|key| Key {
+            key: &key.raw,
+            usable: key.usable,
+        })
     }
 
     /// All keys that the kubelet would use for `image`, in its order (allocates; for people).

@@ -57,6 +57,9 @@ pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(30);
 /// A request may wait for its turn for this part of its deadline (one in …), then it is refused while
 /// the API server still has time to ask another replica.
 pub const QUEUE_PART_OF_TIMEOUT: u32 = 4;
+/// Longest wait for the labels of a namespace that was made together with its Pod. The watch brings them
+/// within some 10 ms; with the longest wait for its turn it stays below the shortest `timeoutSeconds`, 1 s.
+pub const NAMESPACE_WAIT_MAX: Duration = Duration::from_millis(300);
 /// Seconds in the `Retry-After` of a refusal. API servers retry answers that have one, within their
 /// deadline.
 pub const RETRY_AFTER: &str = "1";

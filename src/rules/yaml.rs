@@ -4,6 +4,9 @@
 //! text is read into this tree first and checked afterwards. The tree is one flat list in the order
 //! of the text: a hundred thousand rules are a million nodes, and one allocation.
 //!
+//! Most texts are read by [`plain`], which knows a part of YAML only; the rest, and all that is wrong,
+//! by granit-parser.
+//!
 //! This module knows YAML and its caps, not the schema. It must not copy scalars without escapes.
 
 use std::collections::HashMap;
@@ -13,6 +16,8 @@ use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span};
 
 use super::diagnostics::Diagnostic;
 
+mod plain;
+
 /// Deepest nesting of lists and of mappings. The schema needs 7 (`rules`, a rule, a selector, its
 /// expressions, one of them, its values); the rest is room for a mistake to be told by its name.
 pub const DEPTH_MAX: usize = 16;
@@ -21,7 +26,7 @@ pub const DEPTH_MAX: usize = 16;
 pub const NODES_MAX: usize = 2_000_000;
 
 /// A whole document.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tree<'t> {
     text: &'t str,
     /// In the order of the text: a collection, then all that is in it.
@@ -31,7 +36,7 @@ pub(super) struct Tree<'t> {
 }
 
 /// One node. Small, since there may be [`NODES_MAX`] of them.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Entry {
     start: u32,
     end: u32,
@@ -40,7 +45,7 @@ struct Entry {
     kind: EntryKind,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EntryKind {
     /// The whole span.
     Plain,
@@ -76,6 +81,11 @@ pub(super) enum Kind<'a> {
 impl<'t> Tree<'t> {
     /// Reads the one document of `text`; `None` if there is none.
     pub(super) fn parse(text: &'t str) -> Result<Option<Self>, Diagnostic> {
+        plain::read(text).map_or_else(|| Self::parse_any(text), |tree| Ok(Some(tree)))
+    }
+
+    /// The same, by the full parser.
+    fn parse_any(text: &'t str) -> Result<Option<Self>, Diagnostic> {
         let mut builder = Builder::new(text);
         let options = granit_parser::options! {
             emit_comments: false,
@@ -178,6 +188,19 @@ impl<'a> Node<'a> {
             Some((children.next()?, children.next()?))
         })
     }
+}
+
+/// Whether [`plain`] knows `text`, which it then reads as the full parser does.
+///
+/// # Panics
+/// If the full parser makes another tree of it, or none.
+#[cfg(any(test, fuzzing))]
+pub fn is_read_plainly(text: &str) -> bool {
+    let Some(tree) = plain::read(text) else {
+        return false;
+    };
+    assert_eq!(Tree::parse_any(text), Ok(Some(tree)), "{text:?}");
+    true
 }
 
 /// Turns events into a [`Tree`].

@@ -107,6 +107,24 @@ impl Certificates {
         Ok(())
     }
 
+    /// [`Self::install`], and says what became of it; `origin` is where the pair was found.
+    pub(super) fn replace(&self, origin: &str, certificates: &[u8], key: &[u8]) {
+        match self.install(certificates, key) {
+            Ok(()) => tracing::info!(origin, "certificate loaded"),
+            Err(error) => self.refuse(&format!("{origin}: {error}")),
+        }
+    }
+
+    /// Says that there is no pair: ordinary at the start, a failure once there was one.
+    pub(super) fn missing(&self, reason: &str) {
+        if self.current.load().is_some() {
+            self.refuse(reason);
+        } else {
+            tracing::warn!(reason, "no certificate yet: not ready until there is one");
+            self.condition.unmet(reason);
+        }
+    }
+
     /// Counts and logs a pair that cannot be used.
     fn refuse(&self, reason: &str) {
         self.metrics.certificate_failures.inc();
@@ -150,20 +168,14 @@ impl CertificateFiles {
 
 impl Reload for CertificateFiles {
     fn reload(&mut self) {
-        let outcome = match self.files.changed() {
-            None => return,
-            Some(Err(error)) => Err(error.to_string()),
+        match self.files.changed() {
+            None => {}
+            Some(Err(error)) => self.certificates.refuse(&error.to_string()),
             Some(Ok(files)) => {
-                let [(_, certificate), (_, key)] = &**files else {
-                    return;
-                };
-                let installed = self.certificates.install(certificate, key);
-                installed.map_err(|error| error.to_string())
+                if let [(origin, certificate), (_, key)] = &**files {
+                    self.certificates.replace(origin, certificate, key);
+                }
             }
-        };
-        match outcome {
-            Ok(()) => tracing::info!("certificate loaded"),
-            Err(reason) => self.certificates.refuse(&reason),
         }
     }
 }

@@ -11,24 +11,17 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use prometheus::IntCounter;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::serving::ServingStore;
+use super::publisher::{Publisher, what_now};
 use crate::http::limits::FILE_POLL;
 use crate::http::probes::Condition;
-use crate::index::{SecretManifest, State};
+use crate::index::SecretManifest;
 use crate::manifest::{self, MANIFEST_BYTES_MAX, ManifestError};
-use crate::metrics::Metrics;
 use crate::rules::config::FILE_RULES_BYTES_MAX;
-use crate::rules::{self, Diagnostics, RulesConfig, Ruleset};
-use crate::snapshot::{ManifestIndex, Namespaces, Snapshot};
-
-/// Most errors of a rules file that one log event shows; `pullpass check` shows all.
-const DIAGNOSTICS_LOGGED_MAX: usize = 10;
 
 /// Something that can be brought up to date, again and again.
 pub trait Reload: Send + 'static {
@@ -43,16 +36,21 @@ pub async fn poll(mut source: impl Reload, panics: IntCounter) -> Infallible {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let turn = spawn_blocking(move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| source.reload()));
-            (source, outcome.is_err())
-        });
-        let Ok((back, panicked)) = turn.await else {
-            return std::future::pending().await; // The runtime is shutting down.
-        };
-        panics.inc_by(panicked.into());
-        source = back;
+        source = turn(source, &panics).await;
     }
+}
+
+/// Reloads once, on a thread that may block. A panic is counted, and the source comes back.
+pub(super) async fn turn<S: Reload>(mut source: S, panics: &IntCounter) -> S {
+    let turn = spawn_blocking(move || {
+        let outcome = catch_unwind(AssertUnwindSafe(|| source.reload()));
+        (source, outcome.is_err())
+    });
+    let Ok((source, panicked)) = turn.await else {
+        return std::future::pending().await; // The runtime is shutting down.
+    };
+    panics.inc_by(panicked.into());
+    source
 }
 
 /// Some files, and what they held when last asked. `Debug` shows the paths only: they may hold keys.
@@ -139,53 +137,27 @@ fn read_at_most(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
 pub struct RulesFiles {
     rules: WatchedFiles,
     manifests: WatchedFiles,
-    namespaces: Namespaces,
-    store: Arc<ServingStore>,
-    metrics: Arc<Metrics>,
-    rules_condition: Condition,
+    publisher: Publisher,
     manifests_condition: Condition,
-    /// The last good ones.
-    loaded: Option<Loaded>,
-    secrets: Option<Vec<SecretManifest>>,
-    generation: u64,
-}
-
-#[derive(Debug)]
-struct Loaded {
-    ruleset: Arc<Ruleset>,
-    /// Once published without its rules, which may be large and live on in the ruleset.
-    config: RulesConfig,
-}
-
-/// What [`RulesFiles`] reads, and the conditions it meets.
-#[derive(Debug)]
-pub struct RulesFilesConfig {
-    /// The rules.
-    pub rules: PathBuf,
-    /// Manifests of the Secrets that the rules name as sources.
-    pub manifests: Vec<PathBuf>,
-    /// Labels of namespaces.
-    pub namespaces: Namespaces,
-    /// Met once rules are loaded.
-    pub rules_condition: Condition,
-    /// Met once the manifests are read.
-    pub manifests_condition: Condition,
+    /// Whether manifests were ever read.
+    has_manifests: bool,
 }
 
 impl RulesFiles {
-    /// Nothing is read before the first [`Reload::reload`].
-    pub fn new(config: RulesFilesConfig, store: Arc<ServingStore>, metrics: Arc<Metrics>) -> Self {
+    /// Nothing is read before the first [`Reload::reload`]; `condition` is met once the manifests are
+    /// read.
+    pub fn new(
+        rules: PathBuf,
+        manifests: Vec<PathBuf>,
+        publisher: Publisher,
+        condition: Condition,
+    ) -> Self {
         Self {
-            rules: WatchedFiles::new(vec![config.rules], FILE_RULES_BYTES_MAX),
-            manifests: WatchedFiles::new(config.manifests, MANIFEST_BYTES_MAX),
-            namespaces: config.namespaces,
-            store,
-            metrics,
-            rules_condition: config.rules_condition,
-            manifests_condition: config.manifests_condition,
-            loaded: None,
-            secrets: None,
-            generation: 0,
+            rules: WatchedFiles::new(vec![rules], FILE_RULES_BYTES_MAX),
+            manifests: WatchedFiles::new(manifests, MANIFEST_BYTES_MAX),
+            publisher,
+            manifests_condition: condition,
+            has_manifests: false,
         }
     }
 
@@ -193,33 +165,18 @@ impl RulesFiles {
     fn reload_rules(&mut self) -> bool {
         let read = match self.rules.changed() {
             None => return false,
-            Some(Ok(files)) => load_rules(files),
-            Some(Err(error)) => Err(Refused::because(error.to_string())),
+            Some(Ok(files)) => files.first(),
+            Some(Err(error)) => {
+                return self
+                    .publisher
+                    .load_rules(&error.path, Err(error.to_string()));
+            }
         };
-        self.metrics.rules_valid.set(read.is_ok().into());
-        match read {
-            Ok(loaded) => {
-                self.generation += 1;
-                tracing::info!(
-                    generation = self.generation,
-                    rules = loaded.ruleset.rules().len(),
-                    "rules loaded"
-                );
-                self.loaded = Some(loaded);
-                true
-            }
-            Err(Refused {
-                reason,
-                diagnostics,
-            }) => {
-                let what_now = what_now(self.loaded.is_some());
-                tracing::error!(reason, diagnostics, "rules refused: {what_now}");
-                if self.loaded.is_none() {
-                    self.rules_condition.unmet(reason);
-                }
-                false
-            }
-        }
+        let Some((path, bytes)) = read else {
+            return false; // There is one.
+        };
+        let text = str::from_utf8(bytes).map_err(|_| not_utf8(path));
+        self.publisher.load_rules(path, text)
     }
 
     /// Whether there are new manifests to publish.
@@ -231,45 +188,20 @@ impl RulesFiles {
         };
         match parsed {
             Ok(secrets) => {
-                self.secrets = Some(secrets);
+                self.publisher.assembly.set_manifests(secrets);
+                self.has_manifests = true;
                 self.manifests_condition.met();
                 true
             }
             Err(reason) => {
-                let what_now = what_now(self.secrets.is_some());
+                let what_now = what_now(self.has_manifests);
                 tracing::error!(reason, "pull secrets refused: {what_now}");
-                if self.secrets.is_none() {
+                if !self.has_manifests {
                     self.manifests_condition.unmet(reason);
                 }
                 false
             }
         }
-    }
-
-    fn publish(&self) {
-        let (Some(loaded), Some(secrets)) = (&self.loaded, &self.secrets) else {
-            return;
-        };
-        let found = ManifestIndex::new(secrets.clone(), &loaded.config);
-        for secret in found.unclaimed {
-            tracing::warn!(
-                secret,
-                "no pull secret of the rules has this Secret as its source"
-            );
-        }
-        for (name, coverage) in &found.index.secrets {
-            if let State::Unusable { reason } = &coverage.state {
-                tracing::warn!(pull_secret = name, reason, "pull secret cannot be used");
-            }
-        }
-        let snapshot = Snapshot::new(
-            loaded.ruleset.clone(),
-            Arc::new(found.index),
-            self.namespaces.clone(),
-            self.generation,
-        );
-        self.store.publish(snapshot);
-        self.rules_condition.met();
     }
 }
 
@@ -278,55 +210,8 @@ impl Reload for RulesFiles {
         let rules = self.reload_rules();
         let manifests = self.reload_manifests();
         if rules || manifests {
-            self.publish();
+            self.publisher.publish();
         }
-        // Not before: giving 100,000 rules back takes longer than a request.
-        if let Some(loaded) = &mut self.loaded {
-            loaded.config.rules = Vec::new();
-        }
-    }
-}
-
-/// Why a rules file is not used.
-struct Refused {
-    /// One line.
-    reason: String,
-    /// What `pullpass check` would print, for the first few errors.
-    diagnostics: Option<String>,
-}
-
-impl Refused {
-    fn because(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            diagnostics: None,
-        }
-    }
-}
-
-fn load_rules(files: &[(String, Vec<u8>)]) -> Result<Loaded, Refused> {
-    let (path, bytes) = files.first().ok_or_else(|| Refused::because("no file"))?;
-    let text = str::from_utf8(bytes).map_err(|_| Refused::because(not_utf8(path)))?;
-    let config = rules::load(text).map_err(|mut diagnostics| Refused {
-        reason: summary(path, &diagnostics),
-        diagnostics: Some({
-            diagnostics.0.truncate(DIAGNOSTICS_LOGGED_MAX);
-            diagnostics.render(path, text, false)
-        }),
-    })?;
-    let ruleset = Arc::new(Ruleset::compile(&config));
-    Ok(Loaded { ruleset, config })
-}
-
-/// One line: the first error, and how many more there are.
-fn summary(path: &str, Diagnostics(all): &Diagnostics) -> String {
-    let Some(first) = all.first() else {
-        return format!("{path}: invalid");
-    };
-    let (line, column, message) = (first.line, first.column, &first.message);
-    match all.len() - 1 {
-        0 => format!("{path}:{line}:{column}: {message}"),
-        more => format!("{path}:{line}:{column}: {message} (and {more} more)"),
     }
 }
 
@@ -358,18 +243,11 @@ fn not_utf8(path: &str) -> String {
     format!("{path}: not UTF-8 text; save it as UTF-8")
 }
 
-fn what_now(has_last_good: bool) -> &'static str {
-    if has_last_good {
-        "the last good ones stay in use"
-    } else {
-        "not ready until they can be used"
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+    use std::sync::Arc;
 
     #[test]
     fn a_missing_file_is_said_once_and_its_return_is_a_change() {

@@ -3,6 +3,9 @@
 //! ```text
 //! content type --> length --> its turn (in flight, bytes) --> body --> snapshot --> admit --> answer
 //! ```
+//! A request loads one snapshot, once. The exception: if it goes by labels of a namespace that nobody has
+//! seen yet, it starts over under what is published within [`NAMESPACE_WAIT_MAX`].
+//!
 //! Whatever goes wrong is a [`Refusal`]: an HTTP error, so that the webhook's `failurePolicy` decides.
 //! This module must not know the AdmissionReview, and never denies a Pod.
 
@@ -20,13 +23,13 @@ use axum::routing::post;
 use http_body_util::BodyExt;
 use prometheus::IntCounter;
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Level;
 
 use super::serving::{Serving, ServingStore};
 use crate::admission::{Answer, Reason, Report, Review, ReviewError};
 use crate::http::limits::{
-    BODY_RESERVE_BYTES_MAX, BODY_SHARE_BYTES, Limits, QUEUE_PART_OF_TIMEOUT,
+    BODY_RESERVE_BYTES_MAX, BODY_SHARE_BYTES, Limits, NAMESPACE_WAIT_MAX, QUEUE_PART_OF_TIMEOUT,
     REFUSED_BODY_BYTES_MAX, REQUEST_TIMEOUT_DEFAULT, REQUEST_TIMEOUT_MAX,
     RETRY_AFTER as RETRY_AFTER_SECONDS,
 };
@@ -178,12 +181,38 @@ impl Handler {
                 return Err(refusal);
             }
         };
+        match self.decide(&body, true)? {
+            Some(json) => Ok(json),
+            None => self.await_namespace(&body).await,
+        }
+    }
+
+    /// Decides under what is served now; `None` if it `may_wait` for labels of its namespace, and they
+    /// matter.
+    fn decide(&self, body: &[u8], may_wait: bool) -> Result<Option<Vec<u8>>, Refusal> {
         let serving = self.snapshots.load();
         let serving = serving.as_deref().ok_or(Refusal::NotReady)?;
-        let admit = AssertUnwindSafe(|| (self.admit)(&body, &serving.snapshot));
+        let admit = AssertUnwindSafe(|| (self.admit)(body, &serving.snapshot));
         let answer = catch_unwind(admit).map_err(|_| Refusal::Panicked)??;
-        self.report(&answer.report, serving, &body);
-        Ok(answer.body)
+        if may_wait && answer.report.lacks_labels {
+            return Ok(None);
+        }
+        self.report(&answer.report, serving, body);
+        Ok(Some(answer.body))
+    }
+
+    /// A Pod may come with its namespace, before the watch has brought that.
+    async fn await_namespace(&self, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+        self.metrics.namespace_waits.inc();
+        let deadline = Instant::now() + NAMESPACE_WAIT_MAX;
+        let mut published = self.snapshots.published();
+        let mut may_wait = true;
+        loop {
+            if let Some(json) = self.decide(body, may_wait)? {
+                return Ok(json);
+            }
+            may_wait = timeout_at(deadline, published.changed()).await.is_ok();
+        }
     }
 
     /// Reads the body once it is this request's turn. The turn lasts as long as what is returned.

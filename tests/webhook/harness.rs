@@ -154,6 +154,7 @@ pub(crate) fn null(_: &[u8], _: &Snapshot) -> Result<Answer, ReviewError> {
             reason: Reason::NoRuleMatched,
             injections: Default::default(),
             images_unparsable: 0,
+            lacks_labels: false,
         },
     })
 }

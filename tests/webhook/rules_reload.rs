@@ -7,7 +7,8 @@ use pullpass::http::probes::Readiness;
 use pullpass::metrics::Metrics;
 use pullpass::shutdown;
 use pullpass::snapshot::Namespaces;
-use pullpass::webhook::files::{Reload, RulesFiles, RulesFilesConfig};
+use pullpass::webhook::files::{Reload, RulesFiles};
+use pullpass::webhook::publisher::Publisher;
 use pullpass::webhook::serving::ServingStore;
 
 use crate::harness::rules_text;
@@ -50,14 +51,12 @@ impl Reloading {
         let store = Arc::new(ServingStore::new(metrics.clone()));
         let (stopper, stop) = shutdown::channel();
         let readiness = Readiness::new(stop);
-        let config = RulesFilesConfig {
-            rules: volume.path(RULES),
-            manifests: vec![volume.path(SECRETS)],
-            namespaces: Namespaces::Fixed(Arc::default()),
-            rules_condition: readiness.condition("rules", "not loaded yet"),
-            manifests_condition: readiness.condition("pull secrets", "not read yet"),
-        };
-        let mut files = RulesFiles::new(config, store.clone(), metrics.clone());
+        let condition = readiness.condition("rules", "not loaded yet");
+        let namespaces = Namespaces::Fixed(Arc::default());
+        let publisher = Publisher::new(namespaces, store.clone(), metrics.clone(), condition);
+        let (rules, manifests) = (volume.path(RULES), vec![volume.path(SECRETS)]);
+        let condition = readiness.condition("pull secrets", "not read yet");
+        let mut files = RulesFiles::new(rules, manifests, publisher, condition);
         files.reload();
         Self {
             volume,

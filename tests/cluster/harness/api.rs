@@ -79,6 +79,19 @@ impl Api {
         }
     }
 
+    /// The same client for another server of the cluster's authority.
+    pub(crate) fn at(&self, address: SocketAddr) -> Self {
+        Self {
+            address,
+            tls: Arc::clone(&self.tls),
+        }
+    }
+
+    /// Where the server listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Reads `path`.
     ///
     /// # Errors

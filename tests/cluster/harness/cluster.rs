@@ -34,6 +34,9 @@ pub(crate) struct Image {
     pub(crate) digest: String,
 }
 
+/// One certificate serves every webhook of the tests, ours and stand-ins.
+const WEBHOOK_NAMES: &[&str] = &["127.0.0.1", BRIDGE_ADDRESS, "*.webhooks.svc"];
+
 /// A running cluster. Shared by every trial.
 pub(crate) struct Cluster {
     /// As the administrator.
@@ -71,14 +74,12 @@ impl Cluster {
             node.wait_until_ready(&plane);
             (node, kit)
         });
-        // One certificate serves every webhook of the tests, ours and stand-ins.
-        let names = ["127.0.0.1", BRIDGE_ADDRESS, "*.webhooks.svc"];
         let cluster = Self {
             api: plane.admin.clone(),
             kubectl: Kubectl::new(&plane.kubeconfig, &workdir),
             helm: Helm::new(&plane.kubeconfig, &workdir),
             image: OnceLock::new(),
-            webhook_certificate: plane.pki.server("webhook", &names),
+            webhook_certificate: plane.pki.server("webhook", WEBHOOK_NAMES),
             plane,
             node,
             direct: OnceLock::new(),
@@ -158,21 +159,34 @@ impl Cluster {
         self.webhook_certificate.clone()
     }
 
+    /// Another one for the same names.
+    pub(crate) fn new_webhook_certificate(&self) -> Pair {
+        self.plane
+            .pki
+            .server(&self.unique("webhook"), WEBHOOK_NAMES)
+    }
+
+    /// One more API server on the same etcd, which the caller may treat badly.
+    pub(crate) fn another_api_server(&self) -> (Process, Api) {
+        let name = self.unique("kube-apiserver");
+        self.plane.another_api_server(&name, &[])
+    }
+
+    /// A kubeconfig of a ServiceAccount, for the API server that `api` speaks to.
+    pub(crate) fn account_kubeconfig(&self, api: &Api, namespace: &str, account: &str) -> PathBuf {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let request =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let answer = self.api.post(&path, &request);
+        let answer = answer.unwrap_or_else(|error| panic!("no token: {error}"));
+        let token = answer["status"]["token"].as_str().expect("a token");
+        self.plane
+            .token_kubeconfig(&self.unique(account), api.address(), token)
+    }
+
     /// What a webhook configuration needs to trust that certificate, PEM.
     pub(crate) fn ca_pem(&self) -> String {
         self.plane.pki.ca_pem()
-    }
-
-    /// A kubeconfig of a ServiceAccount, with a token that the API server gave out for it.
-    pub(crate) fn account_kubeconfig(&self, namespace: &str, account: &str) -> PathBuf {
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let request = json!({"spec": {"expirationSeconds": 3600}});
-        let answer = self.api.post(&path, &request);
-        let answer = answer.expect("the account exists");
-        let token = answer["status"]["token"].as_str();
-        let token = token.expect("a token request is answered with a token");
-        self.plane
-            .token_user(&format!("{namespace}-{account}"), token)
     }
 
     /// Where logs of the test's own programs go.

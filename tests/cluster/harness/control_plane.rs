@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::api::Api;
 use super::network;
 use super::pki::{Pair, Pki};
@@ -62,7 +64,7 @@ impl ControlPlane {
             processes: Vec::new(),
             api_server: Mutex::default(),
         };
-        plane.kubeconfig = plane.write_kubeconfig("admin", &certificate_of(&admin));
+        plane.kubeconfig = plane.write_kubeconfig("admin", &admin);
         plane.start_etcd();
         let server = plane.start_api_server("kube-apiserver", address, &[]);
         *plane.api_server() = Some(server);
@@ -142,12 +144,7 @@ impl ControlPlane {
     pub(crate) fn user(&self, user: &str, group: &str) -> PathBuf {
         let file = user.replace(':', "-");
         let pair = self.pki.client(&file, user, group);
-        self.write_kubeconfig(&file, &certificate_of(&pair))
-    }
-
-    /// A kubeconfig for who holds this token.
-    pub(crate) fn token_user(&self, file: &str, token: &str) -> PathBuf {
-        self.write_kubeconfig(file, &serde_json::json!({"token": token}))
+        self.write_kubeconfig(&file, &pair)
     }
 
     fn start_etcd(&mut self) {
@@ -227,12 +224,25 @@ impl ControlPlane {
         });
     }
 
-    fn write_kubeconfig(&self, name: &str, user: &serde_json::Value) -> PathBuf {
+    /// A kubeconfig that shows `token` to the API server at `address`.
+    pub(crate) fn token_kubeconfig(&self, name: &str, address: SocketAddr, token: &str) -> PathBuf {
+        self.write_user(name, address, &serde_json::json!({"token": token}))
+    }
+
+    fn write_kubeconfig(&self, name: &str, user: &Pair) -> PathBuf {
+        let user = serde_json::json!({
+            "client-certificate": user.certificate,
+            "client-key": user.key,
+        });
+        self.write_user(name, self.address, &user)
+    }
+
+    fn write_user(&self, name: &str, address: SocketAddr, user: &Value) -> PathBuf {
         let config = serde_json::json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "test", "cluster": {
-                "server": format!("https://{}", self.address),
+                "server": format!("https://{address}"),
                 "certificate-authority": self.pki.ca_file(),
             }}],
             "users": [{"name": "test", "user": user}],
@@ -251,11 +261,6 @@ fn bind_address() -> Ipv4Addr {
         Ok(()) => Ipv4Addr::UNSPECIFIED,
         Err(_) => Ipv4Addr::LOCALHOST,
     }
-}
-
-/// What a kubeconfig says of a user with a certificate.
-fn certificate_of(user: &Pair) -> serde_json::Value {
-    serde_json::json!({"client-certificate": user.certificate, "client-key": user.key})
 }
 
 /// `--name=path`.

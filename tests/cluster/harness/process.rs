@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use super::sandbox::run;
-
 /// How much of a log a failure shows, in bytes from its end.
 const LOG_TAIL_BYTES: usize = 3_000;
 
@@ -38,6 +36,15 @@ impl Process {
         }
     }
 
+    /// Sends it a signal, `STOP` for instance.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.lock().id().to_string();
+        super::sandbox::run("kill", &[&format!("-{signal}"), &id]);
+    }
+
     /// What the program has written so far.
     pub(crate) fn output(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
@@ -59,17 +66,6 @@ impl Process {
             self.name,
             self.log.display()
         )
-    }
-
-    /// Sends it a signal, by its name without `SIG`.
-    pub(crate) fn signal(&self, signal: &str) {
-        let id = self.id().to_string();
-        run("kill", &[&format!("-{signal}"), &id]);
-    }
-
-    /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.lock().id()
     }
 
     /// How it ended, if it has.

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::control_plane::{free_address, free_address_on};
 use super::namespace::Namespace;
+use super::network::BRIDGE_ADDRESS;
 use super::process::Process;
 use super::sandbox;
 use super::wait::wait_for;
@@ -178,18 +180,6 @@ pub(crate) struct Pullpass {
 impl Pullpass {
     /// Starts it on `ip` and waits until it says that it is ready.
     pub(crate) fn start(cluster: &Cluster, ip: Ipv4Addr, rules: &str, secrets: &[Value]) -> Self {
-        let program = Path::new(env!("CARGO_BIN_EXE_pullpass"));
-        Self::start_program(cluster, (program, "debug"), ip, rules, secrets)
-    }
-
-    /// The same with this build of it, and this log level.
-    pub(crate) fn start_program(
-        cluster: &Cluster,
-        (program, log_level): (&Path, &str),
-        ip: Ipv4Addr,
-        rules: &str,
-        secrets: &[Value],
-    ) -> Self {
         let directory = cluster.directory("pullpass");
         let write = |name: &str, text: &str| {
             let path = directory.join(name);
@@ -197,38 +187,83 @@ impl Pullpass {
             path
         };
         let certificate = cluster.webhook_certificate();
-        let (address, probes) = (free_address_on(ip), free_address());
-        let mut command = sandbox::program(program);
+        let rules = write("rules.yaml", rules);
+        let secrets = (0..)
+            .zip(secrets)
+            .map(|(index, secret)| write(&format!("secret-{index}.yaml"), &secret.to_string()));
+        let pullpass = Self::launch(cluster, ip, |command| {
+            command
+                .arg("--rules")
+                .arg(rules)
+                .arg("--tls-cert")
+                .arg(certificate.certificate)
+                .arg("--tls-key")
+                .arg(certificate.key);
+            for secret in secrets {
+                command.arg("--pull-secret").arg(secret);
+            }
+        });
+        pullpass.until_ready();
+        pullpass
+    }
+
+    /// Starts it on `ip` with what else `configure` says; it need not become ready.
+    pub(crate) fn launch(
+        cluster: &Cluster,
+        ip: Ipv4Addr,
+        configure: impl FnOnce(&mut Command),
+    ) -> Self {
+        Self::launch_at(cluster, free_address_on(ip), configure)
+    }
+
+    /// The same at a given address.
+    pub(crate) fn launch_at(
+        cluster: &Cluster,
+        address: SocketAddr,
+        configure: impl FnOnce(&mut Command),
+    ) -> Self {
+        let probes = free_address();
+        let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
         command
-            .args(["webhook", "--log-level", log_level])
-            .args([
-                "--addr",
-                &address.to_string(),
-                "--probe-addr",
-                &probes.to_string(),
-            ])
-            .arg("--rules")
-            .arg(write("rules.yaml", rules))
-            .arg("--tls-cert")
-            .arg(certificate.certificate)
-            .arg("--tls-key")
-            .arg(certificate.key);
-        for (index, secret) in secrets.iter().enumerate() {
-            let path = write(&format!("secret-{index}.yaml"), &secret.to_string());
-            command.arg("--pull-secret").arg(path);
-        }
+            .args(["webhook", "--log-level", "debug"])
+            .args(["--addr", &address.to_string()])
+            .args(["--probe-addr", &probes.to_string()]);
+        configure(&mut command);
         let name = cluster.unique("pullpass");
-        let process = Process::start(&name, &mut command, cluster.logs());
-        let pullpass = Self {
-            process,
+        Self {
+            process: Process::start(&name, &mut command, cluster.logs()),
             address,
             probes,
-        };
+        }
+    }
+
+    /// Waits until it says that it is ready.
+    #[track_caller]
+    pub(crate) fn until_ready(&self) {
         wait_for("pullpass is ready", READY_LIMIT, || {
-            pullpass.process.check_running()?;
-            pullpass.probe("/readyz").map(drop)
+            self.process.check_running()?;
+            self.probe("/readyz").map(drop)
         });
-        pullpass
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn logged(&self) -> String {
+        self.process.output()
+    }
+
+    /// The value of the series of this name, labels included.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let metrics = self
+            .probe("/metrics")
+            .unwrap_or_else(|error| panic!("no metrics: {error}"));
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series));
+        let value = value.and_then(|value| value.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {series} in\n{metrics}"))
     }
 
     /// Where the API server reaches it.
@@ -254,8 +289,40 @@ impl Pullpass {
         counts.sum()
     }
 
-    fn probe(&self, path: &str) -> Result<String, String> {
+    /// What a path of the probe port answers.
+    ///
+    /// # Errors
+    /// Any answer but 200.
+    pub(crate) fn probe(&self, path: &str) -> Result<String, String> {
         probe(self.probes, path)
+    }
+}
+
+/// Makes a Service without a selector, and one ready endpoint on the bridge behind it.
+pub(crate) fn create_service(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    port: u16,
+    cluster_ip: Option<&str>,
+) {
+    let mut service = json!({
+        "metadata": {"name": name},
+        "spec": {"ports": [{"name": "https", "port": 443, "targetPort": port}]},
+    });
+    if let Some(ip) = cluster_ip {
+        service["spec"]["clusterIP"] = json!(ip);
+    }
+    let slice = json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": [{"name": "https", "port": port}],
+        "endpoints": [{"addresses": [BRIDGE_ADDRESS], "conditions": {"ready": true}}],
+    });
+    let core = format!("/api/v1/namespaces/{namespace}/services");
+    let discovery = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+    for (path, object) in [(core, service), (discovery, slice)] {
+        cluster.api.post(&path, &object).expect("the name is new");
     }
 }
 

@@ -5,18 +5,20 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
+use crate::harness::control_plane::{flag, free_address};
 use crate::harness::load::{Question, mean_answer};
 use crate::harness::namespace::{Namespace, unscheduled_pod};
+use crate::harness::process::Process;
+use crate::harness::sandbox;
 use crate::harness::trials::Trials;
 use crate::harness::wait::{HAPPY, ONE_BACK_OFF, wait_for};
-use crate::harness::webhook::{Pullpass, Reach, Registration};
+use crate::harness::webhook::{Reach, Registration, probe};
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.alone("figure_p1_overhead_of_a_pod_create", overhead);
@@ -39,17 +41,11 @@ const RULES: usize = 1_000;
 const PEERS: [&str; 4] = ["none", "null", "policy", "pullpass"];
 
 fn overhead(cluster: &Cluster) {
-    let pullpass = Pullpass::start_program(
-        cluster,
-        (&Cluster::image_program(), "info"),
-        Ipv4Addr::LOCALHOST,
-        &rules(),
-        &[],
-    );
+    let pullpass = start_shipped(cluster);
     let null = NullWebhook::start(cluster);
     let group = |peer: &str| format!("p1-{peer}");
     Registration::pullpass(&group("null"), Reach::Url(null.url.clone())).create(cluster);
-    Registration::pullpass(&group("pullpass"), Reach::Url(pullpass.url())).create(cluster);
+    Registration::pullpass(&group("pullpass"), Reach::Url(pullpass.url.clone())).create(cluster);
     create_policy(cluster, &group("policy"));
     let namespaces = PEERS.map(|peer| Namespace::create(cluster, peer, &group(peer)));
     for namespace in &namespaces[1..] {
@@ -211,6 +207,36 @@ fn create_policy(cluster: &Cluster, group: &str) {
             .post(&format!("{group_version}/{collection}"), &object);
         created.expect("the name is new");
     }
+}
+
+/// The program as it ships, on loopback as its peer; not the build that other trials try.
+fn start_shipped(cluster: &Cluster) -> Shipped {
+    let certificate = cluster.webhook_certificate();
+    let (address, probes) = (free_address(), free_address());
+    let rules_file = cluster.directory("shipped").join("rules.yaml");
+    fs::write(&rules_file, rules()).expect("the work directory is writable");
+    let mut command = sandbox::program(&Cluster::image_program());
+    command
+        .args(["webhook", "--addr", &address.to_string()])
+        .args(["--probe-addr", &probes.to_string()])
+        .arg(flag("rules", &rules_file))
+        .arg(flag("tls-cert", &certificate.certificate))
+        .arg(flag("tls-key", &certificate.key));
+    let process = Process::start("pullpass-shipped", &mut command, cluster.logs());
+    wait_for("pullpass is ready", HAPPY, || {
+        process.check_running()?;
+        probe(probes, "/readyz").map(drop)
+    });
+    Shipped {
+        url: format!("https://{address}/mutate"),
+        _process: process,
+    }
+}
+
+/// The running program.
+struct Shipped {
+    url: String,
+    _process: Process,
 }
 
 /// The webhook that does not look: the same server with another handler. Dropping it ends it.

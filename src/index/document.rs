@@ -1,0 +1,219 @@
+//! `index.json`: how the controller tells the webhook what each pull secret covers. Both directions.
+//!
+//! It holds registry keys without user info, never user names, passwords or bytes of a payload: whoever
+//! may read the ConfigMap learns which registries there are, no more. A later version may add fields,
+//! which are ignored here; what changes meaning gets another [`VERSION`], which is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::credential::Keyring;
+use crate::credential::keyring::{Key, without_user_info};
+
+use super::{Coverage, Index, State};
+
+/// Key of the index in its ConfigMap.
+pub const INDEX_KEY: &str = "index.json";
+/// Version that is read and written.
+pub const VERSION: u32 = 1;
+/// Largest `index.json`, in bytes: Kubernetes' own limit for one object's data. 5,000 pull secrets
+/// leave 200 bytes for each.
+pub const INDEX_BYTES_MAX: usize = 1024 * 1024;
+/// Longest `reason` that is taken over, in characters: it is logged.
+pub const REASON_CHARACTERS_MAX: usize = 300;
+
+/// `index.json`, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexDocument {
+    /// Always [`VERSION`].
+    version: u32,
+    /// [`rules_hash`] of the rules text that it was made for.
+    pub rules: String,
+    /// By the entry's name in the rules (`pullSecrets[].name`).
+    #[serde(default)]
+    pub secrets: BTreeMap<String, SecretDocument>,
+    /// By namespace, the names of ServiceAccounts with
+    /// `kubernetes.io/enforce-mountable-secrets: "true"`.
+    #[serde(default)]
+    pub strict_service_accounts: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// One pull secret in `index.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretDocument {
+    /// Registry keys whose entries have a user name and a password.
+    #[serde(default)]
+    pub keys: Vec<String>,
+    /// Registry keys whose entries lack one of them: they cover nothing, but hide the kubelet's Docker
+    /// Hub fallback as any other key that matches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys_without_credential: Vec<String>,
+    /// Whether it may be injected.
+    #[serde(flatten)]
+    pub state: StateDocument,
+    /// Of the payload that copies carry; empty if there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hash: String,
+    /// Namespaces where a Secret of this name, not made by us, sits that the kubelet cannot decode.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub undecodable_in: BTreeSet<String>,
+}
+
+/// [`State`] in `index.json`: `"state"`, beside it the `"reason"` if it is unusable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum StateDocument {
+    /// [`State::Usable`].
+    Usable,
+    /// [`State::Stale`].
+    Stale,
+    /// [`State::Unusable`].
+    Unusable {
+        /// Why, without a byte of the payload.
+        #[serde(default)]
+        reason: String,
+    },
+}
+
+/// Why an `index.json` is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexError {
+    /// Larger than [`INDEX_BYTES_MAX`].
+    #[error("larger than {INDEX_BYTES_MAX} bytes (`INDEX_BYTES_MAX`)")]
+    TooLarge,
+    /// No JSON, or none of this form.
+    #[error("line {line}, column {column}: no index; only the controller should write it")]
+    Malformed {
+        /// From 1.
+        line: usize,
+        /// In bytes, from 1.
+        column: usize,
+    },
+    /// Another version than [`VERSION`].
+    #[error(
+        "its version is {0}, and only {VERSION} is known here; let webhook and controller be of one release"
+    )]
+    Version(u32),
+}
+
+/// What makes two rules texts the same to an index: `sha256:` and hexadecimal digits.
+pub fn rules_hash(text: &str) -> String {
+    let digest = Sha256::digest(text);
+    digest.iter().fold("sha256:".to_owned(), |hash, byte| {
+        hash + &format!("{byte:02x}")
+    })
+}
+
+impl IndexDocument {
+    /// Without secrets, made for this rules text.
+    pub fn new(rules_text: &str) -> Self {
+        Self {
+            version: VERSION,
+            rules: rules_hash(rules_text),
+            secrets: BTreeMap::new(),
+            strict_service_accounts: BTreeMap::new(),
+        }
+    }
+
+    /// Reads `index.json`.
+    ///
+    /// # Errors
+    /// [`IndexError`] for what is too large, malformed, or of another version.
+    pub fn parse(json: &str) -> Result<Self, IndexError> {
+        /// First, since another version may have another form.
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        if json.len() > INDEX_BYTES_MAX {
+            return Err(IndexError::TooLarge);
+        }
+        let Versioned { version } = serde_json::from_str(json).map_err(malformed)?;
+        if version != VERSION {
+            return Err(IndexError::Version(version));
+        }
+        serde_json::from_str(json).map_err(malformed)
+    }
+
+    /// Writes `index.json`; the same document gives the same bytes.
+    ///
+    /// # Errors
+    /// [`IndexError::TooLarge`], so that nothing is written that nobody reads.
+    pub fn to_json(&self) -> Result<String, IndexError> {
+        let json = serde_json::json!(self).to_string();
+        if json.len() > INDEX_BYTES_MAX {
+            return Err(IndexError::TooLarge);
+        }
+        Ok(json)
+    }
+
+    /// What requests look at.
+    pub fn to_index(&self) -> Index {
+        let secrets = self.secrets.iter();
+        let accounts = self.strict_service_accounts.iter();
+        Index {
+            secrets: secrets
+                .map(|(name, secret)| (name.clone(), secret.to_coverage()))
+                .collect(),
+            strict_service_accounts: accounts
+                .map(|(namespace, names)| (namespace.clone(), names.iter().cloned().collect()))
+                .collect(),
+        }
+    }
+}
+
+impl SecretDocument {
+    /// What is known about a pull secret; `hash` is that of the payload its copies carry.
+    pub fn new(coverage: &Coverage, hash: String) -> Self {
+        let keys = |usable: bool| {
+            let keys = coverage.keyring.entries();
+            let keys = keys.filter(move |key| key.usable == usable);
+            keys.map(|key| without_user_info(key.key)).collect()
+        };
+        Self {
+            keys: keys(true),
+            keys_without_credential: keys(false),
+            state: match &coverage.state {
+                State::Usable => StateDocument::Usable,
+                State::Stale => StateDocument::Stale,
+                State::Unusable { reason } => StateDocument::Unusable {
+                    reason: reason.clone(),
+                },
+            },
+            hash,
+            undecodable_in: coverage.undecodable_in.iter().cloned().collect(),
+        }
+    }
+
+    fn to_coverage(&self) -> Coverage {
+        let with = self.keys.iter().map(|key| (key, true));
+        let without = self.keys_without_credential.iter().map(|key| (key, false));
+        let keys = with.chain(without);
+        Coverage {
+            keyring: Keyring::new(keys.map(|(key, usable)| Key { key, usable })),
+            state: match &self.state {
+                StateDocument::Usable => State::Usable,
+                StateDocument::Stale => State::Stale,
+                StateDocument::Unusable { reason } => State::Unusable {
+                    reason: reason.chars().take(REASON_CHARACTERS_MAX).collect(),
+                },
+            },
+            undecodable_in: self.undecodable_in.iter().cloned().collect(),
+        }
+    }
+}
+
+/// Where, without the reader's words, which quote.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn malformed(error: serde_json::Error) -> IndexError {
+    IndexError::Malformed {
+        line: error.line(),
+        column: error.column(),
+    }
+}

@@ -1,0 +1,192 @@
+//! Puts snapshots together from pieces that come and go one by one: rules, what is known about their
+//! secrets, namespaces.
+//!
+//! A piece that cannot be used never replaces one that can: [`Assembly`] keeps the last good ones. New
+//! namespaces share compiled rules and keyrings with the snapshot before. This file must not know where
+//! pieces come from, files or the API server, nor who is told about a refusal.
+
+use std::sync::Arc;
+
+use crate::index::{Index, SecretManifest, State};
+use crate::rules::{self, Diagnostics, RulesConfig, Ruleset};
+
+use super::{ManifestIndex, Namespaces, Snapshot};
+
+/// Most errors of a rules text that one refusal shows; `pullpass check` shows all.
+const DIAGNOSTICS_SHOWN_MAX: usize = 10;
+
+/// The last good pieces.
+#[derive(Debug)]
+pub struct Assembly {
+    rules: Option<LoadedRules>,
+    known: Option<Known>,
+    namespaces: Namespaces,
+    generation: u64,
+    /// Of the pieces above, unless rules or secrets changed since.
+    bound: Option<Snapshot>,
+}
+
+#[derive(Debug)]
+struct LoadedRules {
+    ruleset: Arc<Ruleset>,
+    config: RulesConfig,
+}
+
+/// What is known about the pull secrets.
+#[derive(Debug)]
+enum Known {
+    /// Which manifest is whose source depends on the rules.
+    Manifests(Vec<SecretManifest>),
+    Index(Arc<Index>),
+}
+
+/// Why a rules text is not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// One line: name, line and column, message, how many more there are.
+    pub reason: String,
+    /// What `pullpass check` would print, for the first few errors.
+    pub diagnostics: Option<String>,
+}
+
+/// A new snapshot, and what an operator should know about it.
+#[derive(Debug)]
+pub struct Assembled {
+    /// Whole and immutable.
+    pub snapshot: Snapshot,
+    /// Empty if only namespaces are new.
+    pub findings: Vec<Finding>,
+}
+
+/// What an operator should know about pull secrets that were just taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// No pull secret of the rules has this manifest's Secret as its source: most likely a slip.
+    Unclaimed {
+        /// Name of the Secret.
+        secret: String,
+    },
+    /// The payload does not decode.
+    Unusable {
+        /// The entry's name in the rules.
+        pull_secret: String,
+        /// Why, without a byte of the payload.
+        reason: String,
+    },
+}
+
+impl Assembly {
+    /// Without rules, and without knowledge of secrets.
+    pub fn new(namespaces: Namespaces) -> Self {
+        Self {
+            rules: None,
+            known: None,
+            namespaces,
+            generation: 0,
+            bound: None,
+        }
+    }
+
+    /// Compiles a rules text, which errors call `name`. Takes a second for 100,000 rules.
+    ///
+    /// # Errors
+    /// [`Refused`] for bad rules; the last good ones stay.
+    pub fn load_rules(&mut self, name: &str, text: &str) -> Result<(), Refused> {
+        let config = rules::load(text).map_err(|errors| Refused::of(name, text, errors))?;
+        let ruleset = Arc::new(Ruleset::compile(&config));
+        self.rules = Some(LoadedRules { ruleset, config });
+        self.generation += 1;
+        self.bound = None;
+        Ok(())
+    }
+
+    /// Takes over what manifests say about the sources, outside a cluster.
+    pub fn set_manifests(&mut self, secrets: Vec<SecretManifest>) {
+        self.known = Some(Known::Manifests(secrets));
+        self.bound = None;
+    }
+
+    /// Takes over an index.
+    pub fn set_index(&mut self, index: Arc<Index>) {
+        self.known = Some(Known::Index(index));
+        self.bound = None;
+    }
+
+    /// Takes over the labels of namespaces.
+    pub fn set_namespaces(&mut self, namespaces: Namespaces) {
+        self.namespaces = namespaces;
+    }
+
+    /// The last good rules.
+    pub fn ruleset(&self) -> Option<&Ruleset> {
+        self.rules.as_ref().map(|rules| &*rules.ruleset)
+    }
+
+    /// How many times rules were loaded.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// All pieces as one; `None` as long as there are no rules, or nobody said what is known about
+    /// secrets.
+    pub fn assemble(&mut self) -> Option<Assembled> {
+        let mut findings = Vec::new();
+        let snapshot = match self.bound.take() {
+            Some(bound) => bound.with_namespaces(self.namespaces.clone()),
+            None => self.bind(&mut findings)?,
+        };
+        self.bound = Some(snapshot.clone());
+        Some(Assembled { snapshot, findings })
+    }
+
+    /// Gives back what only loading needed. Not before the snapshot is in use: giving 100,000 rules
+    /// back takes longer than a request.
+    pub fn tidy(&mut self) {
+        if let Some(rules) = &mut self.rules {
+            rules.config.rules = Vec::new();
+        }
+    }
+
+    fn bind(&self, findings: &mut Vec<Finding>) -> Option<Snapshot> {
+        let rules = self.rules.as_ref()?;
+        let index = match self.known.as_ref()? {
+            Known::Index(index) => index.clone(),
+            Known::Manifests(secrets) => {
+                let found = ManifestIndex::new(secrets.clone(), &rules.config);
+                let unclaimed = found.unclaimed.into_iter();
+                findings.extend(unclaimed.map(|secret| Finding::Unclaimed { secret }));
+                Arc::new(found.index)
+            }
+        };
+        for (name, coverage) in &index.secrets {
+            if let State::Unusable { reason } = &coverage.state {
+                findings.push(Finding::Unusable {
+                    pull_secret: name.clone(),
+                    reason: reason.clone(),
+                });
+            }
+        }
+        let namespaces = self.namespaces.clone();
+        let ruleset = rules.ruleset.clone();
+        Some(Snapshot::new(ruleset, index, namespaces, self.generation))
+    }
+}
+
+impl Refused {
+    /// Without diagnostics.
+    pub fn because(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            diagnostics: None,
+        }
+    }
+
+    fn of(name: &str, text: &str, mut errors: Diagnostics) -> Self {
+        let reason = errors.summary(name);
+        errors.0.truncate(DIAGNOSTICS_SHOWN_MAX);
+        Self {
+            reason,
+            diagnostics: Some(errors.render(name, text, false)),
+        }
+    }
+}

@@ -63,7 +63,7 @@ fuzz: ## Fuzz every parser; SECONDS_EACH=600 for longer
 .PHONY: lint
 lint: ## Format check and clippy, warnings are errors
 	cargo fmt --all --check
-	cargo clippy --all-targets --test cluster -- -D warnings
+	cargo clippy --all-targets --test cluster --test chart -- -D warnings
 
 .PHONY: docs
 docs: ## Build the documentation, warnings are errors

@@ -10,7 +10,10 @@ fn same(file: &str, now: &str, recipe: &str) {
     let kept = fs::read_to_string(root().join(file)).unwrap();
     let diff = similar::TextDiff::from_lines(kept.as_str(), now);
     let diff = diff.unified_diff().header("kept", "now").to_string();
-    assert!(kept == now, "{file} is out of date: run `make {recipe}`\n{diff}");
+    assert!(
+        kept == now,
+        "{file} is out of date: run `make {recipe}`\n{diff}"
+    );
 }
 
 #[test]
@@ -18,9 +21,12 @@ fn the_charts_readme_says_what_values_yaml_says() {
     let mut helm_docs = tool("helm-docs");
     let arguments = "--chart-search-root charts/pullpass --sort-values-order file --dry-run --log-level warning";
     let now = output(helm_docs.args(arguments.split(' ')));
-    same("charts/pullpass/README.md", now.trim_end(), "chart-readme");
+    same("charts/pullpass/README.md", &now, "chart-readme");
     for line in now.lines().filter(|line| line.starts_with("| ")) {
-        assert!(!line.ends_with("|  |"), "a value without a description: {line}");
+        assert!(
+            !line.ends_with("|  |"),
+            "a value without a description: {line}"
+        );
     }
 }
 
@@ -30,7 +36,11 @@ fn install_yaml_is_the_chart_with_its_defaults() {
     same("install.yaml", &now, "install-yaml");
     let objects = objects(&now);
     assert_eq!(objects[0]["kind"], "Namespace");
-    assert!(objects.iter().all(|object| object["metadata"]["annotations"]["helm.sh/hook"].is_null()));
+    assert!(
+        objects
+            .iter()
+            .all(|object| object["metadata"]["annotations"]["helm.sh/hook"].is_null())
+    );
 }
 
 #[test]

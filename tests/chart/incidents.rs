@@ -18,21 +18,19 @@ fn webhook(rendered: &Rendered) -> &Value {
 fn deployments() -> impl Iterator<Item = (String, &'static Value)> {
     RENDERED.iter().flat_map(|rendered| {
         let place = |object| format!("{}: {}", rendered.place(), name(object));
-        rendered.of_kind("Deployment").map(move |object| (place(object), object))
+        rendered
+            .of_kind("Deployment")
+            .map(move |object| (place(object), object))
     })
 }
 
 #[test]
 fn incidents_01_02_33_the_exclusions_survive_every_override() {
     for rendered in RENDERED.iter() {
-        let namespace = match &*rendered.case {
-            "other-namespace" => "registry-tools",
-            _ => "pullpass",
-        };
         let excluded = json!({
             "key": "kubernetes.io/metadata.name",
             "operator": "NotIn",
-            "values": ["kube-node-lease", "kube-public", "kube-system", namespace],
+            "values": ["kube-node-lease", "kube-public", "kube-system", rendered.namespace()],
         });
         // Expressions are ANDed, so one that is there cannot be undone by another.
         let expressions = list(&webhook(rendered)["namespaceSelector"]["matchExpressions"]);
@@ -73,13 +71,24 @@ fn incident_03_no_defaulted_webhook_field_is_missing() {
         if rendered.case != "url" {
             assert_eq!(webhook["clientConfig"]["service"]["port"], 443, "{place}");
         }
-        assert_eq!(webhook["name"], "pods.pullpass.dev", "{place}: its name is for ever");
+        assert_eq!(
+            webhook["name"], "pods.pullpass.dev",
+            "{place}: its name is for ever"
+        );
         assert_eq!(webhook["matchPolicy"], "Equivalent", "{place}");
         assert_eq!(webhook["reinvocationPolicy"], "IfNeeded", "{place}");
         assert_eq!(webhook["sideEffects"], "None", "{place}");
         let closed = rendered.case == "fail-closed";
-        assert_eq!(webhook["failurePolicy"], if closed { "Fail" } else { "Ignore" }, "{place}");
-        assert_eq!(webhook["timeoutSeconds"], if closed { 10 } else { 5 }, "{place}");
+        assert_eq!(
+            webhook["failurePolicy"],
+            if closed { "Fail" } else { "Ignore" },
+            "{place}"
+        );
+        assert_eq!(
+            webhook["timeoutSeconds"],
+            if closed { 10 } else { 5 },
+            "{place}"
+        );
     }
 }
 
@@ -113,14 +122,23 @@ fn incidents_15_18_nothing_of_certificates_is_rendered() {
     for rendered in in_cluster() {
         // Not even as an empty field, which would take the real one back at each upgrade.
         let client = webhook(rendered)["clientConfig"].as_object().unwrap();
-        assert!(client.keys().eq(["service"]), "{}: {client:?}", rendered.place());
+        assert!(
+            client.keys().eq(["service"]),
+            "{}: {client:?}",
+            rendered.place()
+        );
     }
 }
 
 #[test]
 fn incident_16_no_secret_is_rendered() {
     for rendered in RENDERED.iter() {
-        assert_eq!(rendered.of_kind("Secret").count(), 0, "{}", rendered.place());
+        assert_eq!(
+            rendered.of_kind("Secret").count(),
+            0,
+            "{}",
+            rendered.place()
+        );
         for forbidden in ["PRIVATE KEY", "tls.key", "ca.key"] {
             assert!(!rendered.text.contains(forbidden), "{}", rendered.place());
         }
@@ -150,7 +168,13 @@ fn incident_17_no_template_asks_the_cluster_or_makes_keys() {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
-            for function in ["lookup ", "genCA", "genSelfSigned", "genSigned", "genPrivateKey"] {
+            for function in [
+                "lookup ",
+                "genCA",
+                "genSelfSigned",
+                "genSigned",
+                "genPrivateKey",
+            ] {
                 assert!(!text.contains(function), "{}: {function}", path.display());
             }
         }
@@ -171,7 +195,10 @@ fn incident_26_the_nodes_network_is_never_used_on_the_kubelets_port() {
     for rendered in RENDERED.iter() {
         for (place, spec) in rendered.pod_specs() {
             let on_host = spec["hostNetwork"] == true;
-            assert_eq!(on_host, rendered.case == "host-network" && place.ends_with("-webhook"));
+            assert_eq!(
+                on_host,
+                rendered.case == "host-network" && place.ends_with("-webhook")
+            );
             for port in list(&spec["containers"][0]["ports"]) {
                 assert!(!on_host || port["containerPort"] != 10250, "{place}");
                 assert_eq!(port["hostPort"].is_null(), !on_host, "{place}");
@@ -218,7 +245,11 @@ fn incident_29_only_the_webhooks_port_is_open_to_everyone() {
         assert_eq!(policies.len(), expected, "{}", rendered.place());
         for policy in policies {
             let place = format!("{}: {}", rendered.place(), name(policy));
-            assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]), "{place}");
+            assert_eq!(
+                policy["spec"]["policyTypes"],
+                json!(["Ingress", "Egress"]),
+                "{place}"
+            );
             let ingress = list(&policy["spec"]["ingress"]).iter();
             let open = ingress.filter(|rule| list(&rule["from"]).is_empty());
             let open: Vec<_> = open.map(|rule| &rule["ports"][0]["port"]).collect();
@@ -235,7 +266,10 @@ fn incident_40_no_cpu_limit_and_always_a_memory_limit() {
     for rendered in RENDERED.iter() {
         for (place, spec) in rendered.pod_specs() {
             let limits = &spec["containers"][0]["resources"]["limits"];
-            assert!(limits["cpu"].is_null() && !limits["memory"].is_null(), "{place}");
+            assert!(
+                limits["cpu"].is_null() && !limits["memory"].is_null(),
+                "{place}"
+            );
         }
     }
 }
@@ -258,12 +292,17 @@ fn a_drain_never_waits_for_a_replica_that_is_not_ready() {
     for rendered in in_cluster().filter(|rendered| rendered.case != "everything-off") {
         let spec = &rendered.one("PodDisruptionBudget")["spec"];
         assert_eq!(spec["maxUnavailable"], 1, "{}", rendered.place());
-        assert_eq!(spec["unhealthyPodEvictionPolicy"], "AlwaysAllow", "{}", rendered.place());
+        assert_eq!(
+            spec["unhealthyPodEvictionPolicy"],
+            "AlwaysAllow",
+            "{}",
+            rendered.place()
+        );
     }
 }
 
 #[test]
-fn every_pod_runs_on_linux_with_a_token_of_its_own() {
+fn every_pod_runs_on_linux_with_a_short_lived_token_and_a_read_only_root() {
     for rendered in RENDERED.iter() {
         for (place, spec) in rendered.pod_specs() {
             assert_eq!(spec["os"]["name"], "linux", "{place}");
@@ -271,6 +310,8 @@ fn every_pod_runs_on_linux_with_a_token_of_its_own() {
             assert_eq!(spec["automountServiceAccountToken"], false, "{place}");
             let token = &spec["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"];
             assert_eq!(token["expirationSeconds"], 3600, "{place}");
+            let container = &spec["containers"][0]["securityContext"];
+            assert_eq!(container["readOnlyRootFilesystem"], true, "{place}");
             for who in [spec, &spec["containers"][0]] {
                 assert!(who["securityContext"]["runAsUser"].is_null(), "{place}");
             }

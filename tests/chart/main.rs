@@ -10,3 +10,4 @@ mod promtool;
 mod refused;
 mod rights;
 mod standards;
+mod values;

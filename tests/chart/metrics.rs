@@ -44,7 +44,9 @@ fn registered() -> BTreeSet<String> {
         }
         let text = fs::read_to_string(path).unwrap();
         let program = text.split("#[cfg(test)]").next().unwrap();
-        let quoted = program.split('"').filter(|text| text.starts_with("pullpass_"));
+        let quoted = program
+            .split('"')
+            .filter(|text| text.starts_with("pullpass_"));
         names.extend(quoted.map(str::to_owned));
     }
     let mut names = BTreeSet::new();
@@ -61,9 +63,11 @@ fn every_query_names_metrics_that_exist() {
     let panels = list(&dashboard["panels"]).iter();
     let targets = panels.flat_map(|panel| list(&panel["targets"]).iter());
     let variables = list(&dashboard["templating"]["list"]).iter();
-    let queries = alerts
-        .chain(targets.map(|target| &target["expr"]))
-        .chain(variables.map(|variable| &variable["query"]).filter(|query| *query != "prometheus"));
+    let queries = alerts.chain(targets.map(|target| &target["expr"])).chain(
+        variables
+            .map(|variable| &variable["query"])
+            .filter(|query| *query != "prometheus"),
+    );
     let registered = registered();
     for query in queries {
         let query = query.as_str().unwrap();
@@ -82,7 +86,10 @@ fn the_dashboard_has_about_eight_panels_with_titles_and_queries() {
     let panels = list(&dashboard["panels"]);
     assert!((7..=10).contains(&panels.len()), "{} panels", panels.len());
     for panel in panels {
-        assert!(panel["title"].is_string() && panel["description"].is_string(), "{panel}");
+        assert!(
+            panel["title"].is_string() && panel["description"].is_string(),
+            "{panel}"
+        );
         assert!(!list(&panel["targets"]).is_empty(), "{panel}");
         assert_eq!(panel["datasource"]["uid"], "${datasource}", "{panel}");
     }
@@ -95,7 +102,9 @@ fn the_service_monitor_finds_both_metrics_services() {
     let port = &monitor["endpoints"][0]["port"];
     let found = rendered().of_kind("Service").filter(|service| {
         let labels = service["metadata"]["labels"].as_object().unwrap();
-        wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+        wanted
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
     });
     let found: Vec<&Value> = found.collect();
     assert_eq!(found.len(), 2);

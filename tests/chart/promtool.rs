@@ -24,7 +24,11 @@ fn promtool_accepts_the_alerts_and_they_fire_when_they_should() {
     let directory = tempfile::tempdir().unwrap();
     let rules = directory.path().join("alerts.yaml");
     fs::write(&rules, json!({ "groups": groups }).to_string()).unwrap();
-    output(promtool().args(["check", "rules", "--lint-fatal"]).arg(&rules));
+    output(
+        promtool()
+            .args(["check", "rules", "--lint-fatal"])
+            .arg(&rules),
+    );
 
     let tests = fs::read_to_string(root().join("tests/chart/alerts.test.yaml")).unwrap();
     let file = directory.path().join("alerts.test.yaml");
@@ -34,8 +38,13 @@ fn promtool_accepts_the_alerts_and_they_fire_when_they_should() {
     for rule in list(&groups[0]["rules"]) {
         let alert = rule["alert"].as_str().unwrap();
         let tested = format!("alertname: {alert}\n");
-        assert!(tests.matches(&tested).count() >= 2, "{alert} is not tested both ways");
+        assert!(
+            tests.matches(&tested).count() >= 2,
+            "{alert} is not tested both ways"
+        );
         let runbook = format!("https://wiki.example.com/runbooks/{alert}.md");
         assert_eq!(rule["annotations"]["runbook_url"], runbook);
+        let page = root().join("docs/runbooks").join(format!("{alert}.md"));
+        assert!(page.exists(), "{} does not exist", page.display());
     }
 }

@@ -25,13 +25,18 @@ fn bad_values_are_refused_with_the_fix() {
 fn rules_larger_than_a_config_map_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let values = directory.path().join("values.yaml");
-    let image = format!("registry.example.com/{}", "a/".repeat(500_000));
+    let image = format!("registry.example.com/{}", "a/".repeat(600_000));
     let rules = serde_json::json!({"rules": {"rules": [
         {"name": "huge", "images": [image], "pullSecrets": ["a"]},
     ]}});
     std::fs::write(&values, rules.to_string()).unwrap();
     let mut helm = tool("helm");
-    helm.args(["template", "charts/pullpass", "--namespace=pullpass", "--values"]);
+    helm.args([
+        "template",
+        "charts/pullpass",
+        "--namespace=pullpass",
+        "--values",
+    ]);
     let run = helm.arg(&values).output().unwrap();
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(!run.status.success());

@@ -27,7 +27,10 @@ fn every_object_is_valid_for_every_release() {
     let mut distinct = BTreeMap::new();
     for rendered in RENDERED.iter() {
         for object in &rendered.objects {
-            if FOREIGN.iter().any(|foreign| object["apiVersion"] == *foreign) {
+            if FOREIGN
+                .iter()
+                .any(|foreign| object["apiVersion"] == *foreign)
+            {
                 continue;
             }
             let place = format!("{}: {} {}", rendered.place(), object["kind"], name(object));
@@ -37,27 +40,38 @@ fn every_object_is_valid_for_every_release() {
         }
     }
     assert!(distinct.len() > 9 * 20, "{} objects", distinct.len());
-    let question = |((kubernetes, _), (place, object))| {
+    let questions = distinct.iter().map(|((kubernetes, _), (place, object))| {
         json!({"place": place, "kubernetes": kubernetes, "object": object})
-    };
+    });
     let python = root().join("target/tools/kubernetes-validate/bin/python");
     let mut command = Command::new(python);
     command.arg(root().join("tests/chart/validate.py"));
-    let answer = asked(&mut command, distinct.iter().map(question));
-    let (wrong, count) = answer.trim_end().rsplit_once('\n').unwrap_or(("", answer.trim_end()));
+    let answer = asked(&mut command, questions);
+    let (wrong, count) = answer
+        .trim_end()
+        .rsplit_once('\n')
+        .unwrap_or_else(|| ("", answer.trim_end()));
     assert!(wrong.is_empty(), "{wrong}");
     assert_eq!(count, format!("{} looked at", distinct.len()));
 }
 
 #[test]
 fn every_pod_is_restricted_but_on_the_nodes_network() {
-    let specs: Vec<_> = RENDERED.iter().flat_map(|rendered| rendered.pod_specs()).collect();
-    let questions = specs.iter().map(|(name, spec)| json!({"name": name, "spec": spec}));
+    let specs: Vec<_> = RENDERED
+        .iter()
+        .flat_map(|rendered| rendered.pod_specs())
+        .collect();
+    let questions = specs
+        .iter()
+        .map(|(name, spec)| json!({"name": name, "spec": spec}));
     let answer = asked(&mut tool("podsecurity"), questions);
-    let (on_host, wrong): (Vec<_>, Vec<_>) = answer
-        .lines()
-        .partition(|line| line.starts_with("host-network for") && line.contains(": pullpass-webhook:"));
+    let (on_host, wrong): (Vec<_>, Vec<_>) = answer.lines().partition(|line| {
+        line.starts_with("host-network for") && line.contains(": pullpass-webhook:")
+    });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // The same program does refuse: it is right about the one Pod that cannot be restricted.
-    assert!(on_host.iter().any(|line| line.contains("hostNetwork")), "{on_host:?}");
+    assert!(
+        on_host.iter().any(|line| line.contains("hostNetwork")),
+        "{on_host:?}"
+    );
 }

@@ -32,7 +32,7 @@
 {{/* Labels by which objects are selected; they never change. Argument: (dict "root" $ "component" X). */}}
 {{- define "pullpass.selectorLabels" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
@@ -40,7 +40,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- define "pullpass.labels" -}}
 {{- $root := .root | default . -}}
 app.kubernetes.io/name: {{ $root.Chart.Name }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}

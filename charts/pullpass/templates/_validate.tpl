@@ -10,6 +10,11 @@ What one value may hold on its own is said in values.schema.json.
 {{- $findings = append $findings (printf "release namespace %s belongs to Kubernetes: install into a namespace of pullpass' own, for example `--namespace pullpass --create-namespace`" .Release.Namespace) -}}
 {{- end -}}
 
+{{- $fullname := include "pullpass.fullname" . -}}
+{{- if not (regexMatch "^[a-z]" $fullname) -}}
+{{- $findings = append $findings (printf "object names would begin with %q, and those of Services must begin with a letter: choose another release name, or set fullnameOverride" $fullname) -}}
+{{- end -}}
+
 {{- if eq $webhook.failurePolicy "Fail" -}}
 {{- if $webhook.url -}}
 {{- $findings = append $findings "webhook.failurePolicy Fail with webhook.url: no Pod could start while the program on your machine is away; set webhook.failurePolicy to Ignore" -}}

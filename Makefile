@@ -21,7 +21,20 @@ unit: ## The tests that need nothing but the toolchain
 
 .PHONY: cluster
 cluster: tools ## The tests on a real Kubernetes node (root); FILTER=name for some of them
+	@image/build native
 	cargo test --test cluster -- $(FILTER)
+
+.PHONY: soak
+soak: tools ## The tests on a real node that take long
+	@image/build native
+	PULLPASS_CLUSTER_TRIALS=soak cargo test --test cluster -- $(FILTER)
+
+.PHONY: bench-cluster
+bench-cluster: tools ## Measure what a webhook costs a Pod create, beside its peers; write target/bench-cluster.json
+	@image/build native
+	@null=$$(cargo bench --quiet --bench figures --no-run --message-format=json | \
+	  sed -nE 's|.*"executable":"([^"]*/figures-[^"]*)".*|\1|p') && \
+	PULLPASS_NULL_WEBHOOK=$$null PULLPASS_CLUSTER_TRIALS=bench cargo test --test cluster -- --nocapture
 
 .PHONY: chart
 chart: tools ## The tests of the Helm chart: rendered, validated, linted, its alerts tried out
@@ -62,8 +75,8 @@ deny: ## Licences, duplicate crates, sources
 	target/tools/bin/cargo-deny check bans licenses sources
 
 .PHONY: image
-image: ## Build the container image (needs a container engine)
-	docker build -t pullpass:dev .
+image: ## Build the container image for every platform, without a container engine, into target/image
+	@image/build
 
 .PHONY: clean
 clean: ## Remove everything that was built

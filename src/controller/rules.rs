@@ -18,11 +18,8 @@ use super::events::{Events, Reason};
 use super::next_change;
 use crate::cluster::watch::Seen;
 use crate::metrics::Metrics;
-use crate::rules;
+use crate::rules::{self, config::RULES_KEY};
 use crate::shutdown::Stop;
-
-/// The ConfigMap's key, and what Events call the rules.
-const RULES_KEY: &str = "rules.yaml";
 
 /// What is to be said about one version of the ConfigMap.
 #[derive(Debug, Clone, PartialEq)]

@@ -14,6 +14,8 @@ mod reader;
 mod rule;
 mod secret;
 
+/// Key of the rules in their ConfigMap, and what they are called where that is all there is.
+pub const RULES_KEY: &str = "rules.yaml";
 /// Largest rules text from a ConfigMap, in bytes: Kubernetes' own limit for one object's data.
 pub const CONFIG_MAP_RULES_BYTES_MAX: usize = 1024 * 1024;
 /// Largest rules text from a file, in bytes: 100,000 patterns of 160 bytes.

@@ -31,11 +31,9 @@ use crate::http::probes::{Condition, Readiness};
 use crate::index::IndexDocument;
 use crate::index::document::{INDEX_KEY, rules_hash};
 use crate::metrics::Metrics;
-use crate::rules::config::CONFIG_MAP_RULES_BYTES_MAX;
+use crate::rules::config::{CONFIG_MAP_RULES_BYTES_MAX, RULES_KEY};
 use crate::snapshot::Namespaces;
 
-/// Key of the rules in their ConfigMap.
-pub const RULES_KEY: &str = "rules.yaml";
 /// How long a starting webhook is not ready for want of an index or of the list of namespaces. Then it
 /// serves without: it would inject less, but a rollout must not wait for a controller that is gone.
 pub const FIRST_SIGHT_MAX: Duration = Duration::from_secs(30);

@@ -182,6 +182,17 @@ impl Kit {
         format!("{host}/{repository}:{tag}")
     }
 
+    /// Pushes an OCI layout, and gives the name of its repository at the registry where anyone may pull.
+    pub(crate) fn push_layout(&self, layout: &Path, repository: &str) -> String {
+        self.images.push_layout(layout, repository);
+        format!("{OPEN}/{repository}")
+    }
+
+    /// What crane says of an image.
+    pub(crate) fn crane(&self, arguments: &[&str]) -> String {
+        images::crane_output(arguments)
+    }
+
     /// A fresh image that anyone may pull.
     pub(crate) fn fresh_public(&self, repository: &str) -> String {
         self.fresh(OPEN, repository)

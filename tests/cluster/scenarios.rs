@@ -4,10 +4,15 @@ mod capture;
 mod certificates;
 mod controls;
 mod corpus;
+mod edits;
 mod failures;
 mod injection;
+mod install;
+mod lifecycle;
 mod lists;
 mod literal;
+mod load;
+mod overhead;
 mod pods;
 mod reach;
 mod watches;
@@ -25,9 +30,20 @@ rules: [{name: registry, images: [registry.example.com], pullSecrets: [alpha]}]
 /// An image that [`RULES`] covers.
 const IMAGE: &str = "registry.example.com/team/app:v1";
 
+/// `soak` chooses the trials that take long, `bench` those that measure, instead of those of every day.
+const CHOICE: &str = "PULLPASS_CLUSTER_TRIALS";
+
 /// Every trial. The order is the order of their start, so those that wait longest come first.
 pub(crate) fn register(trials: &mut Trials) {
+    match std::env::var(CHOICE).as_deref() {
+        Ok("soak") => return load::register_soak(trials),
+        Ok("bench") => return overhead::register(trials),
+        _ => {}
+    }
+    lifecycle::register(trials);
+    install::register(trials);
     workloads::register(trials);
+    certificates::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);
@@ -35,8 +51,9 @@ pub(crate) fn register(trials: &mut Trials) {
     reach::register(trials);
     watches::register(trials);
     failures::register(trials);
-    certificates::register(trials);
+    edits::register(trials);
     lists::register(trials);
     corpus::register(trials);
     capture::register(trials);
+    load::register(trials);
 }

@@ -12,6 +12,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
+use super::load::Question;
+use super::namespace::pull_secrets_of;
 use super::pki::{Pair, Pki};
 
 /// Longer than the API server's own limit of 60 s for one request.
@@ -62,6 +64,18 @@ impl Api {
         Self {
             address,
             tls: Arc::new(tls),
+        }
+    }
+
+    /// The question whether a Pod is injected when it is created in `namespace`; nothing is kept of it.
+    pub(crate) fn ask_for_pod(&self, namespace: &str, pod: &Value) -> Question {
+        Question {
+            address: self.address,
+            tls: Arc::clone(&self.tls),
+            name: ServerName::IpAddress(self.address.ip().into()),
+            path: format!("/api/v1/namespaces/{namespace}/pods?dryRun=All"),
+            body: pod.to_string().into(),
+            is_mutated: |pod| !pull_secrets_of(pod).is_empty(),
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::api::Api;
 use super::control_plane::ControlPlane;
+use super::helm::Helm;
 use super::kubectl::Kubectl;
 use super::network::{self, BRIDGE_ADDRESS};
 use super::node::{self, Node};
@@ -21,6 +22,18 @@ use crate::registry::Kit;
 /// Where the logs of the last run stay.
 const LOGS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cluster-logs");
 
+/// What `make image` makes.
+const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/image");
+
+/// The image under test.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// Registry and repository.
+    pub(crate) repository: String,
+    /// Digest of its index.
+    pub(crate) digest: String,
+}
+
 /// One certificate serves every webhook of the tests, ours and stand-ins.
 const WEBHOOK_NAMES: &[&str] = &["127.0.0.1", BRIDGE_ADDRESS, "*.webhooks.svc"];
 
@@ -30,10 +43,14 @@ pub(crate) struct Cluster {
     pub(crate) api: Api,
     /// As the administrator.
     pub(crate) kubectl: Kubectl,
-    plane: ControlPlane,
+    /// As the administrator.
+    pub(crate) helm: Helm,
+    /// What is there besides the node.
+    pub(crate) plane: ControlPlane,
     node: Option<(Node, Kit)>,
     direct: OnceLock<(Process, Api)>,
     webhook_certificate: Pair,
+    image: OnceLock<Image>,
     workdir: PathBuf,
     counter: AtomicU32,
 }
@@ -50,6 +67,7 @@ impl Cluster {
         let mut plane = ControlPlane::start(&workdir, logs);
         let node = (tier == Tier::Node).then(|| {
             network::create_bridge(&workdir);
+            plane.publish();
             let kit = Kit::start(&plane.pki, &workdir, &node::registry_hosts(&workdir), logs);
             let node = Node::start(&plane, &workdir, logs, &kit.pause_image());
             plane.start_scheduler();
@@ -59,6 +77,8 @@ impl Cluster {
         let cluster = Self {
             api: plane.admin.clone(),
             kubectl: Kubectl::new(&plane.kubeconfig, &workdir),
+            helm: Helm::new(&plane.kubeconfig, &workdir),
+            image: OnceLock::new(),
             webhook_certificate: plane.pki.server("webhook", WEBHOOK_NAMES),
             plane,
             node,
@@ -104,6 +124,34 @@ impl Cluster {
                 .another_api_server("kube-apiserver-direct", &flags)
         };
         &self.direct.get_or_init(start).1
+    }
+
+    /// The image that `make image` made, in the registry where anyone may pull.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn image(&self) -> &Image {
+        self.image.get_or_init(|| {
+            let made = Path::new(IMAGE);
+            let digest = fs::read_to_string(made.join("digest"))
+                .expect("there is an image: run `make image`, or `image/build native`");
+            Image {
+                repository: self
+                    .registries()
+                    .push_layout(&made.join("layout"), "pullpass"),
+                digest: digest.trim().to_owned(),
+            }
+        })
+    }
+
+    /// The program in it, for this machine.
+    pub(crate) fn image_program() -> PathBuf {
+        let architecture = match std::env::consts::ARCH {
+            "aarch64" => "arm64",
+            "x86_64" => "amd64",
+            other => other,
+        };
+        Path::new(IMAGE).join(architecture).join("pullpass")
     }
 
     /// The certificate of every webhook; valid on loopback and for `<service>.webhooks.svc`.

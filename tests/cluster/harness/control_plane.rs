@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -35,6 +36,7 @@ pub(crate) struct ControlPlane {
     workdir: PathBuf,
     logs: PathBuf,
     processes: Vec<Process>,
+    api_server: Mutex<Option<Process>>,
 }
 
 impl ControlPlane {
@@ -60,11 +62,12 @@ impl ControlPlane {
             workdir: workdir.to_owned(),
             logs: logs.to_owned(),
             processes: Vec::new(),
+            api_server: Mutex::default(),
         };
         plane.kubeconfig = plane.write_kubeconfig("admin", address, &certificate_of(&admin));
         plane.start_etcd();
         let server = plane.start_api_server("kube-apiserver", address, &[]);
-        plane.processes.push(server);
+        *plane.api_server() = Some(server);
         plane.start_controller_manager();
         plane.wait_until_ready(&plane.admin);
         plane
@@ -80,6 +83,48 @@ impl ControlPlane {
         let api = Api::new(address, &self.pki, &user);
         self.wait_until_ready(&api);
         (process, api)
+    }
+
+    /// Leads Service `kubernetes` to the API server, as Pods expect; there is a bridge by now.
+    pub(crate) fn publish(&self) {
+        let slice = serde_json::json!({
+            "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "https", "port": self.address.port()}],
+            "endpoints": [{"addresses": [network::BRIDGE_ADDRESS], "conditions": {"ready": true}}],
+        });
+        let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+        self.admin.post(slices, &slice).expect("the name is new");
+    }
+
+    /// Stops the API server where it is, as a machine without a processor would, until
+    /// [`Self::thaw_api_server`].
+    pub(crate) fn freeze_api_server(&self) {
+        self.signal_api_server("STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw_api_server(&self) {
+        self.signal_api_server("CONT");
+    }
+
+    /// Kills the API server and starts it anew, on the same address and the same etcd.
+    pub(crate) fn restart_api_server(&self) {
+        // The old one goes first, or the new one could not listen.
+        drop(self.api_server().take());
+        let server = self.start_api_server("kube-apiserver-restarted", self.address, &[]);
+        *self.api_server() = Some(server);
+        self.wait_until_ready(&self.admin);
+    }
+
+    fn signal_api_server(&self, signal: &str) {
+        let server = self.api_server();
+        server.as_ref().expect("it was started").signal(signal);
+    }
+
+    fn api_server(&self) -> MutexGuard<'_, Option<Process>> {
+        let locked = self.api_server.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts the scheduler; only a node needs it.
@@ -124,7 +169,7 @@ impl ControlPlane {
         let mut command = sandbox::program(&tools().join("kube-apiserver"));
         command
             .arg(format!("--etcd-servers=http://{}", self.etcd))
-            .arg(format!("--bind-address={}", address.ip()))
+            .arg(format!("--bind-address={}", bind_address()))
             .arg(format!("--secure-port={}", address.port()))
             .arg(format!("--advertise-address={}", network::BRIDGE_ADDRESS))
             .arg(format!("--service-cluster-ip-range={}", network::SERVICES))
@@ -172,7 +217,7 @@ impl ControlPlane {
 
     fn wait_until_ready(&self, api: &Api) {
         wait_for("an API server is ready", START_LIMIT, || {
-            for process in &self.processes {
+            for process in self.processes.iter().chain(&*self.api_server()) {
                 process.check_running()?;
             }
             api.get("/readyz").map(drop)
@@ -205,6 +250,14 @@ impl ControlPlane {
 /// What a kubeconfig says of a user with a certificate.
 fn certificate_of(user: &Pair) -> Value {
     json!({"client-certificate": user.certificate, "client-key": user.key})
+}
+
+/// Where API servers listen: Pods reach theirs at the bridge, which is made later than it.
+fn bind_address() -> Ipv4Addr {
+    match sandbox::isolated() {
+        Ok(()) => Ipv4Addr::UNSPECIFIED,
+        Err(_) => Ipv4Addr::LOCALHOST,
+    }
 }
 
 /// `--name=path`.

@@ -29,27 +29,12 @@ impl Kubectl {
     /// # Errors
     /// What kubectl wrote to standard error, if it failed.
     pub(crate) fn try_run(&self, arguments: &[&str], input: &str) -> Result<String, String> {
-        let mut child = Command::new(tools().join("kubectl"))
+        let mut command = Command::new(tools().join("kubectl"));
+        command
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
-            .env("KUBECACHEDIR", &self.cache)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("cannot start kubectl: {error}"))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // kubectl may end before it has read everything; then its own message says why.
-            drop(stdin.write_all(input.as_bytes()));
-        }
-        let output = child
-            .wait_with_output()
-            .map_err(|error| error.to_string())?;
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        } else {
-            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-        }
+            .env("KUBECACHEDIR", &self.cache);
+        output_of(&mut command, input)
     }
 
     /// Runs kubectl and gives its standard output.
@@ -70,5 +55,30 @@ impl Kubectl {
     pub(crate) fn json(&self, arguments: &[&str], input: &str) -> Value {
         let output = self.run(&[arguments, &["-o", "json"]].concat(), input);
         serde_json::from_str(&output).expect("kubectl writes JSON when asked to")
+    }
+}
+
+/// Runs `command` with `input` as its standard input and gives its standard output.
+///
+/// # Errors
+/// What it wrote to standard error, if it failed.
+pub(super) fn output_of(command: &mut Command, input: &str) -> Result<String, String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot start {command:?}: {error}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // It may end before it has read everything; then its own message says why.
+        drop(stdin.write_all(input.as_bytes()));
+    }
+    let output = child
+        .wait_with_output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
 }

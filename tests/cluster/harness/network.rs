@@ -59,6 +59,8 @@ pub(crate) fn create_bridge(workdir: &Path) {
         "plugins": [{
             "type": "bridge",
             "bridge": BRIDGE,
+            // The way to Services leads over the node.
+            "isDefaultGateway": true,
             "ipam": {
                 "type": "host-local",
                 "dataDir": cni.join("addresses"),
@@ -79,7 +81,9 @@ pub(crate) fn start_proxy(workdir: &Path, kubeconfig: &Path, logs: &Path) -> Pro
         "clientConnection": {"kubeconfig": kubeconfig},
         "clusterCIDR": PODS,
         "hostnameOverride": super::node::NODE,
-        "iptables": {"minSyncPeriod": "100ms"},
+        // Pods share a bridge: without another source address, one would answer another directly, past
+        // the node that rewrote the destination.
+        "iptables": {"minSyncPeriod": "100ms", "masqueradeAll": true},
         "conntrack": {
             "maxPerCore": 0,
             "min": 0,

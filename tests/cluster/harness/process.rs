@@ -68,11 +68,6 @@ impl Process {
         )
     }
 
-    /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.lock().id()
-    }
-
     /// How it ended, if it has.
     pub(crate) fn try_wait(&self) -> Option<ExitStatus> {
         self.lock().try_wait().ok().flatten()

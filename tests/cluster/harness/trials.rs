@@ -1,4 +1,5 @@
-//! The list of trials, and how it is run: one cluster, only as large as the chosen trials need.
+//! The list of trials, and how it is run: one cluster, only as large as the chosen trials need; first
+//! the trials that do not mind each other, then those that must be alone, one after the other.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +19,15 @@ type Shared = Arc<OnceLock<Cluster>>;
 /// Every trial with its tier.
 pub(crate) struct Trials {
     cluster: Shared,
-    list: Vec<(Tier, Trial)>,
+    list: Vec<Listed>,
+}
+
+/// A trial with what it needs.
+struct Listed {
+    tier: Tier,
+    /// Runs while no other trial does.
+    is_alone: bool,
+    trial: Trial,
 }
 
 impl Trials {
@@ -34,17 +43,22 @@ impl Trials {
 
     /// A trial that needs only the API server.
     pub(crate) fn api(&mut self, name: &str, trial: fn(&Cluster)) {
-        self.add(Tier::Api, name, trial);
+        self.add(Tier::Api, false, name, trial);
     }
 
     /// A trial that needs a node.
     pub(crate) fn node(&mut self, name: &str, trial: fn(&Cluster)) {
-        self.add(Tier::Node, name, trial);
+        self.add(Tier::Node, false, name, trial);
+    }
+
+    /// A trial that needs a node, and nobody else on it: it loads the machine, or harms what all share.
+    pub(crate) fn alone(&mut self, name: &str, trial: fn(&Cluster)) {
+        self.add(Tier::Node, true, name, trial);
     }
 
     /// Prints the names, without starting anything.
     pub(crate) fn list(self, arguments: &Arguments) -> ExitCode {
-        let trials = self.list.into_iter().map(|(_, trial)| trial).collect();
+        let trials = self.list.into_iter().map(|listed| listed.trial).collect();
         libtest_mimic::run(arguments, trials).exit_code()
     }
 
@@ -53,7 +67,7 @@ impl Trials {
         let chosen = |tier: Tier| {
             self.list
                 .iter()
-                .any(|(of, trial)| *of == tier && !arguments.is_filtered_out(trial))
+                .any(|listed| listed.tier == tier && !arguments.is_filtered_out(&listed.trial))
         };
         let node = chosen(Tier::Node) && tiers.check(Tier::Node).is_ok();
         let api = chosen(Tier::Api) && tiers.check(Tier::Api).is_ok();
@@ -71,29 +85,37 @@ impl Trials {
                 "the cluster is started once"
             );
         }
-        let trials = self
-            .list
-            .into_iter()
-            .map(|(tier, trial)| trial.with_ignored_flag(tiers.check(tier).is_err()));
-        let mut arguments = arguments.clone();
-        arguments.test_threads.get_or_insert(THREADS);
-        let conclusion = libtest_mimic::run(&arguments, trials.collect());
+        let (alone, together): (Vec<_>, Vec<_>) =
+            self.list.into_iter().partition(|listed| listed.is_alone);
+        let mut failed = false;
+        for (list, threads) in [(together, THREADS), (alone, 1)] {
+            let trials = list.into_iter().map(|listed| {
+                let can_run = tiers.check(listed.tier).is_ok();
+                listed.trial.with_ignored_flag(!can_run)
+            });
+            let mut arguments = arguments.clone();
+            arguments.test_threads = Some(arguments.test_threads.unwrap_or(threads).min(threads));
+            failed |= libtest_mimic::run(&arguments, trials.collect()).has_failed();
+        }
         for (tier, reason) in &skipped {
             println!("SKIPPED {}: {reason}", tier.name());
         }
-        if all_required() && !skipped.is_empty() {
+        if failed || (all_required() && !skipped.is_empty()) {
             return ExitCode::FAILURE;
         }
-        conclusion.exit_code()
+        ExitCode::SUCCESS
     }
 
-    fn add(&mut self, tier: Tier, name: &str, trial: fn(&Cluster)) {
+    fn add(&mut self, tier: Tier, is_alone: bool, name: &str, trial: fn(&Cluster)) {
         let cluster = Arc::clone(&self.cluster);
         let run = move || {
             trial(cluster.get().expect("the cluster runs before any trial"));
             Ok(())
         };
-        self.list
-            .push((tier, Trial::test(name, run).with_kind(tier.name())));
+        self.list.push(Listed {
+            tier,
+            is_alone,
+            trial: Trial::test(name, run).with_kind(tier.name()),
+        });
     }
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::control_plane::{free_address, free_address_on};
 use super::namespace::Namespace;
+use super::network::BRIDGE_ADDRESS;
 use super::process::Process;
 use super::sandbox;
 use super::wait::wait_for;
@@ -212,7 +213,16 @@ impl Pullpass {
         ip: Ipv4Addr,
         configure: impl FnOnce(&mut Command),
     ) -> Self {
-        let (address, probes) = (free_address_on(ip), free_address());
+        Self::launch_at(cluster, free_address_on(ip), configure)
+    }
+
+    /// The same at a given address.
+    pub(crate) fn launch_at(
+        cluster: &Cluster,
+        address: SocketAddr,
+        configure: impl FnOnce(&mut Command),
+    ) -> Self {
+        let probes = free_address();
         let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
         command
             .args(["webhook", "--log-level", "debug"])
@@ -285,6 +295,34 @@ impl Pullpass {
     /// Any answer but 200.
     pub(crate) fn probe(&self, path: &str) -> Result<String, String> {
         probe(self.probes, path)
+    }
+}
+
+/// Makes a Service without a selector, and one ready endpoint on the bridge behind it.
+pub(crate) fn create_service(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    port: u16,
+    cluster_ip: Option<&str>,
+) {
+    let mut service = json!({
+        "metadata": {"name": name},
+        "spec": {"ports": [{"name": "https", "port": 443, "targetPort": port}]},
+    });
+    if let Some(ip) = cluster_ip {
+        service["spec"]["clusterIP"] = json!(ip);
+    }
+    let slice = json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": [{"name": "https", "port": port}],
+        "endpoints": [{"addresses": [BRIDGE_ADDRESS], "conditions": {"ready": true}}],
+    });
+    let core = format!("/api/v1/namespaces/{namespace}/services");
+    let discovery = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+    for (path, object) in [(core, service), (discovery, slice)] {
+        cluster.api.post(&path, &object).expect("the name is new");
     }
 }
 

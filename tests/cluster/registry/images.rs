@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::harness::sandbox::run;
@@ -62,6 +63,12 @@ impl Images {
         ]);
     }
 
+    /// Pushes an OCI layout as it is.
+    pub(crate) fn push_layout(&self, layout: &Path, repository: &str) {
+        let name = format!("{}/{repository}:layout", self.registry);
+        crane(&["push", "--index", &layout.to_string_lossy(), &name]);
+    }
+
     fn base(&self) -> String {
         format!("{}/base:1", self.registry)
     }
@@ -96,6 +103,19 @@ fn write_layer(root: &Path, layer: &Path) {
             ".",
         ],
     );
+}
+
+/// What crane writes.
+pub(super) fn crane_output(arguments: &[&str]) -> String {
+    let output = Command::new(tools().join("crane")).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("cannot run crane: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "crane {}: {errors}",
+        arguments.join(" ")
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn crane(arguments: &[&str]) {

@@ -2,10 +2,15 @@
 //!
 //! kube-lease-manager keeps the Lease, this module decides what its answers mean: the first error is a
 //! loss. It does not say when it last renewed, so a holder that cannot renew stops at once, before the
-//! Lease can be another's, and starts over. Two clocks that differ by more than the grace may still make
-//! two holders for some seconds; that is why every write names the version it replaces.
+//! Lease can be another's, and starts over. It renews by the wall clock, so a clock that was set back
+//! would let it sleep; that is why a holder looks at the Lease itself now and then. Two clocks that
+//! differ by more than the grace may still make two holders for some seconds; that is why every write
+//! names the version it replaces.
 
-use std::time::Duration;
+use std::collections::hash_map::RandomState;
+use std::env;
+use std::hash::{BuildHasher, Hasher};
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -34,6 +39,8 @@ pub(super) struct Election {
     namespace: String,
     lease: String,
     service_account: String,
+    /// Who this candidate is in the Lease: another one after each start.
+    identity: String,
     leader: IntGauge,
 }
 
@@ -62,6 +69,7 @@ impl Election {
             namespace: namespace.to_owned(),
             lease: lease.to_owned(),
             service_account: service_account.to_owned(),
+            identity: identity(),
             leader,
         })
     }
@@ -106,6 +114,7 @@ impl Election {
         self.write_lease(&owner).await?;
         let manager = LeaseManagerBuilder::new(self.client.clone(), &*self.lease)
             .with_namespace(&*self.namespace)
+            .with_identity(&*self.identity)
             .with_create_mode(LeaseCreateMode::UseExistent)
             .with_duration(LEASE_SECONDS)
             .with_grace(RENEW_BEFORE_SECONDS)
@@ -126,11 +135,33 @@ impl Election {
         let ended = tokio::select! {
             biased;
             lost = manager.changed() => lost.map(|_| ()),
+            ours = self.disturbed() => if ours { manager.release().await } else { Ok(()) },
             () = work => manager.release().await,
         };
         self.leader.set(0);
         tracing::info!(lease = self.lease, "no longer leading");
         Ok(ended?)
+    }
+
+    /// Completes when the Lease is not as a holder that renews it sees it. Says whether this one still
+    /// holds it, so that it has to be given back and taken anew.
+    async fn disturbed(&self) -> bool {
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
+        loop {
+            sleep(Duration::from_secs(LEASE_SECONDS)).await;
+            // Errors are the renewal's to notice.
+            let Ok(lease) = leases.get(&self.lease).await else {
+                continue;
+            };
+            let spec = lease.spec.unwrap_or_default();
+            if spec.holder_identity.as_ref() != Some(&self.identity) {
+                return false;
+            }
+            let renewed = spec.renew_time.map(|time| SystemTime::from(time.0));
+            if renewed.is_none_or(|renewed| !is_recent(renewed, SystemTime::now())) {
+                return true;
+            }
+        }
     }
 
     /// Asked anew for each term: an account that was deleted and made again is another one.
@@ -153,5 +184,39 @@ impl Election {
             Ok(_) => Ok(()),
             Err(error) => Err(ElectionError::Lease(self.lease.clone(), error)),
         }
+    }
+}
+
+/// Whether a holder that renews in time may have done so at `renewed`: not so if the clock was set back.
+fn is_recent(renewed: SystemTime, now: SystemTime) -> bool {
+    let lease = Duration::from_secs(LEASE_SECONDS);
+    renewed <= now + lease && now <= renewed + lease
+}
+
+/// The Pod's name, for people, and a random number, because a name is not one process.
+fn identity() -> String {
+    let host = env::var("HOSTNAME").unwrap_or_else(|_| "pullpass".to_owned());
+    // Every `RandomState` has other keys.
+    let random = RandomState::new().build_hasher().finish();
+    format!("{host}_{random:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn incident_22_a_clock_that_was_set_back_is_noticed() {
+        let now = SystemTime::now();
+        for (seconds, recent) in [(0, true), (5, true), (15, true), (16, false), (3600, false)] {
+            let apart = Duration::from_secs(seconds);
+            assert_eq!(is_recent(now - apart, now), recent, "{seconds} s ago");
+            assert_eq!(is_recent(now + apart, now), recent, "in {seconds} s");
+        }
+    }
+
+    #[test]
+    fn no_two_processes_are_one_candidate() {
+        assert_ne!(identity(), identity());
     }
 }

@@ -12,7 +12,7 @@ use std::env;
 use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Patch;
 use kube::{Api, Client};
@@ -31,6 +31,9 @@ pub const LEASE_SECONDS: u64 = 15;
 const RENEW_BEFORE_SECONDS: u64 = 10;
 /// Longest call about the Lease. A renewal is two of them, and both must be over before the Lease is.
 const LEASE_CALL_MAX: Duration = Duration::from_secs(4);
+/// How often a candidate looks whether the Lease was given back: how long nobody writes when a leader is
+/// replaced.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const _: () = assert!(2 * LEASE_CALL_MAX.as_secs() < RENEW_BEFORE_SECONDS);
 
 /// One candidate.
@@ -112,16 +115,24 @@ impl Election {
     async fn elected(&self) -> Result<(LeaseManager, Owner), ElectionError> {
         let owner = self.owner().await?;
         self.write_lease(&owner).await?;
-        let manager = LeaseManagerBuilder::new(self.client.clone(), &*self.lease)
-            .with_namespace(&*self.namespace)
-            .with_identity(&*self.identity)
-            .with_create_mode(LeaseCreateMode::UseExistent)
-            .with_duration(LEASE_SECONDS)
-            .with_grace(RENEW_BEFORE_SECONDS)
-            .build()
-            .await?;
-        while !manager.changed().await? {}
-        Ok((manager, owner))
+        loop {
+            let manager = LeaseManagerBuilder::new(self.client.clone(), &*self.lease)
+                .with_namespace(&*self.namespace)
+                .with_identity(&*self.identity)
+                .with_create_mode(LeaseCreateMode::UseExistent)
+                .with_duration(LEASE_SECONDS)
+                .with_grace(RENEW_BEFORE_SECONDS)
+                .build()
+                .await?;
+            let elected = tokio::select! {
+                elected = manager.changed() => elected?,
+                // It sleeps until the Lease that it saw is over, although that was given back.
+                () = self.freed() => false,
+            };
+            if elected {
+                return Ok((manager, owner));
+            }
+        }
     }
 
     /// Works until the Lease is lost or the work is over.
@@ -146,14 +157,11 @@ impl Election {
     /// Completes when the Lease is not as a holder that renews it sees it. Says whether this one still
     /// holds it, so that it has to be given back and taken anew.
     async fn disturbed(&self) -> bool {
-        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
         loop {
             sleep(Duration::from_secs(LEASE_SECONDS)).await;
-            // Errors are the renewal's to notice.
-            let Ok(lease) = leases.get(&self.lease).await else {
+            let Some(spec) = self.look().await else {
                 continue;
             };
-            let spec = lease.spec.unwrap_or_default();
             if spec.holder_identity.as_ref() != Some(&self.identity) {
                 return false;
             }
@@ -162,6 +170,28 @@ impl Election {
                 return true;
             }
         }
+    }
+
+    /// Completes when nobody holds the Lease.
+    async fn freed(&self) {
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            if let Some(spec) = self.look().await
+                && spec.holder_identity.is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    /// The Lease as it is; errors are the manager's to report.
+    async fn look(&self) -> Option<LeaseSpec> {
+        let lease = self.leases().get(&self.lease).await.ok()?;
+        Some(lease.spec.unwrap_or_default())
+    }
+
+    fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// Asked anew for each term: an account that was deleted and made again is another one.
@@ -178,9 +208,12 @@ impl Election {
 
     /// The Lease as an object of ours; its holder is left alone.
     async fn write_lease(&self, owner: &Owner) -> Result<(), ElectionError> {
-        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
         let body = Patch::Apply(owner.lease(&self.lease));
-        match leases.patch(&self.lease, &objects::apply(), &body).await {
+        match self
+            .leases()
+            .patch(&self.lease, &objects::apply(), &body)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) => Err(ElectionError::Lease(self.lease.clone(), error)),
         }

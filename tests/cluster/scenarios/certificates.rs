@@ -32,6 +32,10 @@ pub(crate) fn register(trials: &mut Trials) {
     );
     trials.api("controller_leader_killed_and_the_next_one_writes", killed);
     trials.api("controller_leader_whose_lease_is_taken_stops", taken);
+    trials.api(
+        "controller_incident_10_leader_whose_api_server_is_frozen_stops_first",
+        frozen,
+    );
     trials.api("controller_leader_ended_gives_its_lease_back", ended);
     trials.api(
         "controller_incident_15_16_everything_is_made_from_nothing",
@@ -447,6 +451,38 @@ fn taken(cluster: &Cluster) {
     });
     // Nobody renews for somebody.
     takes_over(&controller);
+}
+
+fn frozen(cluster: &Cluster) {
+    let installation = Installation::create(cluster, "frozen", RULES);
+    let (server, api) = cluster.another_api_server();
+    let first = installation.controller_at(&api, &[]);
+    wait_for("the leaf verifies", HAPPY, || installation.verified());
+    let second = installation.controller(&[]);
+    let leads = |controller: &Controller| controller.metric("pullpass_leader").eq(&1.0);
+    server.signal("STOP");
+    installation.delete(TLS);
+    let start = Instant::now();
+    let mut stopped = None;
+    wait_for("the other controller leads", TAKE_OVER, || {
+        // In this order, or the second could become leader between the two looks.
+        let (second_leads, first_leads) = (leads(&second), leads(&first));
+        if !first_leads {
+            stopped.get_or_insert_with(|| start.elapsed());
+        }
+        assert!(!(second_leads && first_leads), "two leaders");
+        second_leads.then_some(()).ok_or_else(|| second.log())
+    });
+    let stopped = stopped.expect("the first stopped before").as_secs_f64();
+    println!(
+        "frozen: stopped after {stopped:.1} s, replaced after {:?}",
+        start.elapsed()
+    );
+    healed("leaf made again by the other", || installation.verified());
+    server.signal("CONT");
+    // It is a candidate again, and wins once the other one ends.
+    second.terminate();
+    takes_over(&first);
 }
 
 fn foreign(cluster: &Cluster) {

@@ -23,6 +23,18 @@ unit: ## The tests that need nothing but the toolchain
 cluster: tools ## The tests on a real Kubernetes node (root); FILTER=name for some of them
 	cargo test --test cluster -- $(FILTER)
 
+.PHONY: chart
+chart: tools ## The tests of the Helm chart: rendered, validated, linted, its alerts tried out
+	cargo test --test chart
+
+.PHONY: chart-readme
+chart-readme: tools ## Write the chart's README.md from the comments in its values.yaml
+	@target/tools/bin/helm-docs --chart-search-root charts/pullpass --sort-values-order file --log-level warning
+
+.PHONY: install-yaml
+install-yaml: tools ## Write install.yaml, the chart with its defaults, for people without Helm
+	@charts/render-install-yaml > install.yaml
+
 .PHONY: tools
 tools: ## Build the Go programs of the tests into target/tools/bin, once
 	@tests/tools/build
@@ -38,7 +50,7 @@ fuzz: ## Fuzz every parser; SECONDS_EACH=600 for longer
 .PHONY: lint
 lint: ## Format check and clippy, warnings are errors
 	cargo fmt --all --check
-	cargo clippy --all-targets --test cluster -- -D warnings
+	cargo clippy --all-targets --test cluster --test chart -- -D warnings
 
 .PHONY: docs
 docs: ## Build the documentation, warnings are errors

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::api::Api;
 use super::network;
@@ -61,7 +61,7 @@ impl ControlPlane {
             logs: logs.to_owned(),
             processes: Vec::new(),
         };
-        plane.kubeconfig = plane.write_kubeconfig("admin", &admin);
+        plane.kubeconfig = plane.write_kubeconfig("admin", address, &certificate_of(&admin));
         plane.start_etcd();
         let server = plane.start_api_server("kube-apiserver", address, &[]);
         plane.processes.push(server);
@@ -99,7 +99,7 @@ impl ControlPlane {
     pub(crate) fn user(&self, user: &str, group: &str) -> PathBuf {
         let file = user.replace(':', "-");
         let pair = self.pki.client(&file, user, group);
-        self.write_kubeconfig(&file, &pair)
+        self.write_kubeconfig(&file, self.address, &certificate_of(&pair))
     }
 
     fn start_etcd(&mut self) {
@@ -181,19 +181,11 @@ impl ControlPlane {
 
     /// A kubeconfig that shows `token` to the API server at `address`.
     pub(crate) fn token_kubeconfig(&self, name: &str, address: SocketAddr, token: &str) -> PathBuf {
-        self.write_user(name, address, &serde_json::json!({"token": token}))
+        self.write_kubeconfig(name, address, &json!({"token": token}))
     }
 
-    fn write_kubeconfig(&self, name: &str, user: &Pair) -> PathBuf {
-        let user = serde_json::json!({
-            "client-certificate": user.certificate,
-            "client-key": user.key,
-        });
-        self.write_user(name, self.address, &user)
-    }
-
-    fn write_user(&self, name: &str, address: SocketAddr, user: &Value) -> PathBuf {
-        let config = serde_json::json!({
+    fn write_kubeconfig(&self, name: &str, address: SocketAddr, user: &Value) -> PathBuf {
+        let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "test", "cluster": {
@@ -208,6 +200,11 @@ impl ControlPlane {
         fs::write(&path, config.to_string()).expect("the work directory is writable");
         path
     }
+}
+
+/// What a kubeconfig says of a user with a certificate.
+fn certificate_of(user: &Pair) -> Value {
+    json!({"client-certificate": user.certificate, "client-key": user.key})
 }
 
 /// `--name=path`.

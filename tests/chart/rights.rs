@@ -1,0 +1,178 @@
+//! What the two accounts may do, in every permutation.
+
+use serde_json::{Value, json};
+
+use super::helm::{RENDERED, Rendered, list, name};
+
+/// A rule of a role, and whether it is limited to the release's namespace.
+struct Right<'a> {
+    place: String,
+    rule: &'a Value,
+    own_namespace: bool,
+}
+
+impl Right<'_> {
+    fn has(&self, field: &str, value: &str) -> bool {
+        list(&self.rule[field]).iter().any(|found| found == value)
+    }
+
+    fn only_verbs(&self, verbs: &[&str]) -> bool {
+        let mut all = list(&self.rule["verbs"]).iter();
+        all.all(|verb| verbs.contains(&verb.as_str().unwrap()))
+    }
+
+    fn names(&self) -> Vec<&str> {
+        let names = list(&self.rule["resourceNames"]).iter();
+        names.map(|name| name.as_str().unwrap()).collect()
+    }
+}
+
+/// The rights of one role, `webhook` or `controller`.
+fn rights<'a>(rendered: &'a Rendered, role: &str) -> Vec<Right<'a>> {
+    let suffix = format!("-{role}");
+    let roles = rendered
+        .of_kind("Role")
+        .chain(rendered.of_kind("ClusterRole"));
+    let rights = roles
+        .filter(|found| name(found).ends_with(&suffix))
+        .flat_map(|found| {
+            let right = |rule| Right {
+                place: format!("{}: {rule}", rendered.place()),
+                rule,
+                own_namespace: found["kind"] == "Role",
+            };
+            list(&found["rules"]).iter().map(right)
+        });
+    rights.collect()
+}
+
+fn everyone() -> impl Iterator<Item = Right<'static>> {
+    let roles = ["webhook", "controller", "test"];
+    RENDERED
+        .iter()
+        .flat_map(move |rendered| roles.into_iter().flat_map(|role| rights(rendered, role)))
+}
+
+#[test]
+fn nothing_is_granted_by_a_star_or_by_an_empty_list_of_names() {
+    for right in everyone() {
+        for field in ["apiGroups", "resources", "verbs"] {
+            assert!(!list(&right.rule[field]).is_empty(), "{}", right.place);
+            assert!(!right.has(field, "*"), "{}", right.place);
+        }
+        // `resourceNames: []` means all names.
+        let names = &right.rule["resourceNames"];
+        assert!(
+            names.is_null() || !list(names).is_empty(),
+            "{}",
+            right.place
+        );
+    }
+}
+
+#[test]
+fn incident_29_the_webhook_writes_nothing_and_reads_no_secret_but_its_certificate() {
+    for rendered in RENDERED.iter().filter(|rendered| rendered.case != "url") {
+        let rights = rights(rendered, "webhook");
+        assert_eq!(rights.len(), 3, "{}", rendered.place());
+        for right in rights {
+            assert!(
+                right.only_verbs(&["get", "list", "watch"]),
+                "{}",
+                right.place
+            );
+            if right.has("resources", "secrets") {
+                let certificate = match &*rendered.case {
+                    "certificates-provided" => "our-own-certificate",
+                    "delivery-names-like-numbers" => "0x1f",
+                    _ => &format!("{}-tls", name(rendered.one("MutatingWebhookConfiguration"))),
+                };
+                assert_eq!(right.names(), [certificate], "{}", right.place);
+            }
+            let by_name = right.own_namespace && !right.names().is_empty();
+            assert!(
+                by_name || right.has("resources", "namespaces"),
+                "{}",
+                right.place
+            );
+        }
+    }
+}
+
+#[test]
+fn incident_37_outside_its_namespace_the_controller_reaches_secrets_by_name_and_only_to_deliver() {
+    for rendered in RENDERED.iter() {
+        let copied: &[&str] = match &*rendered.case {
+            "delivery" => &["harbor", "later", "registry-aliyun"],
+            "delivery-existing-rules" | "delivery-unfenced" => &["harbor"],
+            "delivery-names-like-numbers" => &["007"],
+            _ => &[],
+        };
+        for right in rights(rendered, "controller") {
+            if right.own_namespace || !right.has("resources", "secrets") {
+                continue;
+            }
+            match right.only_verbs(&["create"]) {
+                true => assert!(!copied.is_empty(), "{}", right.place),
+                false => assert_eq!(right.names(), copied, "{}", right.place),
+            }
+        }
+    }
+}
+
+#[test]
+fn without_delivery_the_controller_knows_two_secrets_at_most() {
+    for rendered in RENDERED
+        .iter()
+        .filter(|rendered| !rendered.case.starts_with("delivery"))
+    {
+        let rights = rights(rendered, "controller");
+        let secrets = rights
+            .iter()
+            .filter(|right| right.has("resources", "secrets"));
+        let mut names = Vec::new();
+        for right in secrets.filter(|right| !right.only_verbs(&["create"])) {
+            assert!(!right.names().is_empty(), "{}", right.place);
+            names.extend(right.names());
+        }
+        let expected = match &*rendered.case {
+            "url" => 0,
+            case if case.starts_with("certificates-") => 1,
+            _ => 2,
+        };
+        assert_eq!(names.len(), expected, "{}: {names:?}", rendered.place());
+    }
+}
+
+#[test]
+fn the_fence_is_there_wherever_secrets_may_be_created_elsewhere() {
+    for rendered in RENDERED.iter() {
+        let fenced = rendered.case.starts_with("delivery") && rendered.case != "delivery-unfenced";
+        let expected = usize::from(fenced && rendered.kubernetes != "1.29");
+        let place = rendered.place();
+        assert_eq!(
+            rendered.of_kind("ValidatingAdmissionPolicy").count(),
+            expected,
+            "{place}"
+        );
+        assert_eq!(
+            rendered.of_kind("ValidatingAdmissionPolicyBinding").count(),
+            expected
+        );
+        if expected == 1 {
+            let policy = &rendered.one("ValidatingAdmissionPolicy")["spec"];
+            let account = format!(
+                "request.userInfo.username == \"system:serviceaccount:{}:{}-controller\"",
+                rendered.namespace(),
+                name(rendered.one("MutatingWebhookConfiguration"))
+            );
+            assert_eq!(
+                policy["matchConditions"][0]["expression"], account,
+                "{place}"
+            );
+            assert_eq!(policy["failurePolicy"], "Fail", "{place}");
+            let binding = &rendered.one("ValidatingAdmissionPolicyBinding")["spec"];
+            assert_eq!(binding["validationActions"], json!(["Deny"]), "{place}");
+        }
+    }
+}

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::pauses;
 use super::stored::Stored;
+use crate::cluster::watch::BACKOFF_MIN;
 use crate::http::client;
 use crate::http::probes::Condition;
 
@@ -45,6 +46,8 @@ impl Health {
                 tracing::info!(reason = problem, "not ready yet");
                 reason = problem;
             }
+            // A change is worth a look before the pause is over, but a storm of them is not.
+            sleep(BACKOFF_MIN).await;
             tokio::select! {
                 () = self.stored.changed() => {}
                 () = sleep(pause.next().unwrap_or_default()) => {}

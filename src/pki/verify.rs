@@ -175,7 +175,8 @@ fn anchored<'a>(
 fn refusal(error: CertificateError) -> VerifyError {
     use CertificateError as E;
     match error {
-        E::UnknownIssuer => VerifyError::UnknownIssuer,
+        // Two CAs of one name differ only in their signatures.
+        E::UnknownIssuer | E::BadSignature => VerifyError::UnknownIssuer,
         E::Expired | E::ExpiredContext { .. } => VerifyError::Expired,
         E::NotValidYet | E::NotValidYetContext { .. } => VerifyError::NotYetValid,
         other => VerifyError::Other(other.to_string()),

@@ -4,6 +4,7 @@ mod capture;
 mod certificates;
 mod controls;
 mod corpus;
+mod doctor;
 mod failures;
 mod injection;
 mod lists;
@@ -32,6 +33,7 @@ pub(crate) fn register(trials: &mut Trials) {
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);
+    doctor::register(trials);
     failures::register(trials);
     certificates::register(trials);
     lists::register(trials);

@@ -11,7 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
-use super::control_plane::{free_address, free_address_on};
+use super::control_plane::free_address_on;
 use super::namespace::Namespace;
 use super::process::Process;
 use super::sandbox;
@@ -76,7 +76,8 @@ impl Registration {
         cluster.api.post(path, &object).expect("the name is new");
     }
 
-    fn configuration(&self, cluster: &Cluster) -> Value {
+    /// The configuration as it would be created.
+    pub(crate) fn configuration(&self, cluster: &Cluster) -> Value {
         let mut client = match &self.reach {
             Reach::Url(url) => json!({"url": url}),
             Reach::Service(name) => {
@@ -185,7 +186,7 @@ impl Pullpass {
             path
         };
         let certificate = cluster.webhook_certificate();
-        let (address, probes) = (free_address_on(ip), free_address());
+        let (address, probes) = (free_address_on(ip), free_address_on(ip));
         let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
         command
             .args(["webhook", "--log-level", "debug"])
@@ -227,6 +228,11 @@ impl Pullpass {
     /// Its port.
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// The port of its probes, at the same address.
+    pub(crate) fn probe_port(&self) -> u16 {
+        self.probes.port()
     }
 
     /// How many reviews were answered for this reason, by its own count.

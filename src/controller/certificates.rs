@@ -11,7 +11,7 @@ use std::time::{self, Duration, SystemTime};
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{ObjectReference, Secret};
-use kube::api::Patch;
+use kube::api::{DeleteParams, Patch, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use prometheus::IntCounter;
 use serde::Serialize;
@@ -303,7 +303,10 @@ impl Certificates {
             return Err(StepError::Blocked(note));
         }
         let before = present.and_then(ResourceExt::resource_version);
-        secret.metadata.resource_version.clone_from(&before);
+        match present.filter(|present| !objects::is_patchable(present, &secret)) {
+            None => secret.metadata.resource_version.clone_from(&before),
+            Some(stuck) => delete(&self.secrets, stuck).await?,
+        }
         let stored = apply(&self.secrets, &name, &secret).await?;
         written.note();
         tracing::info!(secret = name, note, "Secret written");
@@ -363,6 +366,18 @@ where
         let what = format!("{kind} {name}");
         StepError::Write { what, error }
     })
+}
+
+/// Deletes this very Secret.
+async fn delete(secrets: &Api<Secret>, stuck: &Secret) -> Result<(), StepError> {
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: stuck.uid(),
+        resource_version: stuck.resource_version(),
+    });
+    let name = stuck.name_any();
+    let deleted = secrets.delete(&name, &params).await.map(drop);
+    let what = format!("Secret {name}");
+    deleted.map_err(|error| StepError::Write { what, error })
 }
 
 /// With its version, so that two losses are two Events.

@@ -162,6 +162,11 @@ pub(super) fn is_writable(secret: &Secret) -> bool {
     is_ours || is_blank()
 }
 
+/// Whether the API server lets one Secret become the other; it keeps types, and what is immutable.
+pub(super) fn is_patchable(present: &Secret, wanted: &Secret) -> bool {
+    present.immutable != Some(true) && present.type_ == wanted.type_
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ mod certificates;
 mod controls;
 mod corpus;
 mod doctor;
+mod edits;
 mod failures;
 mod injection;
 mod lists;
@@ -28,6 +29,7 @@ const IMAGE: &str = "registry.example.com/team/app:v1";
 /// Every trial. The order is the order of their start, so those that wait longest come first.
 pub(crate) fn register(trials: &mut Trials) {
     workloads::register(trials);
+    certificates::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);
@@ -35,7 +37,7 @@ pub(crate) fn register(trials: &mut Trials) {
     reach::register(trials);
     doctor::register(trials);
     failures::register(trials);
-    certificates::register(trials);
+    edits::register(trials);
     lists::register(trials);
     corpus::register(trials);
     capture::register(trials);

@@ -52,16 +52,31 @@ impl<'a> Installation<'a> {
         for (path, object) in permissions(&name) {
             cluster.api.post(&path, &object).expect("the name is new");
         }
-        let configuration = configuration(&name);
-        cluster
-            .api
-            .post(CONFIGURATIONS, &configuration)
-            .expect("the name is new");
-        Self {
+        let installation = Self {
             kubeconfig: cluster.account_kubeconfig(&name, ACCOUNT),
             namespace,
             cluster,
-        }
+        };
+        installation.create_configuration(&configuration(&name));
+        installation
+    }
+
+    /// Makes a webhook configuration.
+    pub(crate) fn create_configuration(&self, object: &Value) {
+        let created = self.cluster.api.post(CONFIGURATIONS, object);
+        created.expect("the name is new");
+    }
+
+    /// Removes the webhook configuration.
+    pub(crate) fn delete_configuration(&self) {
+        let path = format!("{CONFIGURATIONS}/{}", self.namespace.name);
+        let answer = self
+            .cluster
+            .api
+            .request("DELETE", &path, "application/json", None);
+        answer
+            .and_then(super::api::Answer::ok)
+            .expect("it is there");
     }
 
     /// Starts a controller as its ServiceAccount.
@@ -187,7 +202,7 @@ fn permissions(namespace: &str) -> [(String, Value); 4] {
             "",
             "secrets",
             &[CA, TLS],
-            &["list", "watch", "create", "patch"]
+            &["list", "watch", "create", "patch", "delete"]
         ),
         rule("", "serviceaccounts", &[ACCOUNT], &["get"]),
         rule("", "services", &[SERVICE], &["get"]),

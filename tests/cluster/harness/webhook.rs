@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::control_plane::free_address_on;
 use super::namespace::Namespace;
+use super::network::BRIDGE_ADDRESS;
+use super::pki::Pair;
 use super::process::Process;
 use super::sandbox;
 use super::wait::wait_for;
@@ -179,14 +181,31 @@ pub(crate) struct Pullpass {
 impl Pullpass {
     /// Starts it on `ip` and waits until it says that it is ready.
     pub(crate) fn start(cluster: &Cluster, ip: Ipv4Addr, rules: &str, secrets: &[Value]) -> Self {
+        let address = free_address_on(ip);
+        Self::start_at(
+            cluster,
+            address,
+            rules,
+            secrets,
+            &cluster.webhook_certificate(),
+        )
+    }
+
+    /// The same at a given address with a given certificate.
+    pub(crate) fn start_at(
+        cluster: &Cluster,
+        address: SocketAddr,
+        rules: &str,
+        secrets: &[Value],
+        certificate: &Pair,
+    ) -> Self {
         let directory = cluster.directory("pullpass");
         let write = |name: &str, text: &str| {
             let path = directory.join(name);
             fs::write(&path, text).expect("the work directory is writable");
             path
         };
-        let certificate = cluster.webhook_certificate();
-        let (address, probes) = (free_address_on(ip), free_address_on(ip));
+        let probes = free_address_on(address.ip());
         let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
         command
             .args(["webhook", "--log-level", "debug"])
@@ -199,9 +218,9 @@ impl Pullpass {
             .arg("--rules")
             .arg(write("rules.yaml", rules))
             .arg("--tls-cert")
-            .arg(certificate.certificate)
+            .arg(&certificate.certificate)
             .arg("--tls-key")
-            .arg(certificate.key);
+            .arg(&certificate.key);
         for (index, secret) in secrets.iter().enumerate() {
             let path = write(&format!("secret-{index}.yaml"), &secret.to_string());
             command.arg("--pull-secret").arg(path);
@@ -250,6 +269,34 @@ impl Pullpass {
 
     fn probe(&self, path: &str) -> Result<String, String> {
         probe(self.probes, path)
+    }
+}
+
+/// Makes a Service without a selector, and one ready endpoint on the bridge behind it.
+pub(crate) fn create_service(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    port: u16,
+    cluster_ip: Option<&str>,
+) {
+    let mut service = json!({
+        "metadata": {"name": name},
+        "spec": {"ports": [{"name": "https", "port": 443, "targetPort": port}]},
+    });
+    if let Some(ip) = cluster_ip {
+        service["spec"]["clusterIP"] = json!(ip);
+    }
+    let slice = json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": [{"name": "https", "port": port}],
+        "endpoints": [{"addresses": [BRIDGE_ADDRESS], "conditions": {"ready": true}}],
+    });
+    let core = format!("/api/v1/namespaces/{namespace}/services");
+    let discovery = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+    for (path, object) in [(core, service), (discovery, slice)] {
+        cluster.api.post(&path, &object).expect("the name is new");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{IMAGE, RULES};
 use crate::harness::api::Api;
@@ -12,7 +12,7 @@ use crate::harness::namespace::{Namespace, pull_secrets_of, unscheduled_pod};
 use crate::harness::network::BRIDGE_ADDRESS;
 use crate::harness::trials::Trials;
 use crate::harness::wait::{HAPPY, wait_for};
-use crate::harness::webhook::{Pullpass, Reach, Registration, WEBHOOKS};
+use crate::harness::webhook::{self, Pullpass, Reach, Registration, WEBHOOKS};
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.api("incident_42_reached_by_url", by_url);
@@ -75,26 +75,7 @@ fn create_service(cluster: &Cluster, port: u16, cluster_ip: Option<&str>) -> Str
         "/api/v1/namespaces",
         &json!({"metadata": {"name": WEBHOOKS}}),
     ));
-    let mut service = json!({
-        "metadata": {"name": name},
-        "spec": {"ports": [{"name": "https", "port": 443, "targetPort": port}]},
-    });
-    if let Some(ip) = cluster_ip {
-        service["spec"]["clusterIP"] = json!(ip);
-    }
-    let slice: Value = json!({
-        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
-        "addressType": "IPv4",
-        "ports": [{"name": "https", "port": port}],
-        "endpoints": [{"addresses": [BRIDGE_ADDRESS], "conditions": {"ready": true}}],
-    });
-    let core = format!("/api/v1/namespaces/{WEBHOOKS}/services");
-    let discovery = format!("/apis/discovery.k8s.io/v1/namespaces/{WEBHOOKS}/endpointslices");
-    cluster.api.post(&core, &service).expect("the name is new");
-    cluster
-        .api
-        .post(&discovery, &slice)
-        .expect("the name is new");
+    webhook::create_service(cluster, WEBHOOKS, &name, port, cluster_ip);
     name
 }
 

@@ -1,8 +1,10 @@
 //! A Pod that is created as a dry run: the API server's own view of the webhook, also where
 //! `failurePolicy: Ignore` hides from everyone that it could not be called.
 //!
-//! The rules say what the Pod has to get; if it gets it, every link works. If it does not, the API
-//! server's count of calls that it let pass tells which link is broken, to those who may read it.
+//! The rules say what the Pod has to get; if it gets it, injection works. If it does not, the API
+//! server's count of calls that it passed over tells whether it failed to call, to those who may read it.
+//! An open connection of the API server outlives the Service it was dialled through, so the trial can
+//! be fine while the way to the next connection is broken: that is for `reach` to see.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -415,7 +415,6 @@ fn broken_way(cluster: &Cluster) {
 
     it.kubectl("delete service NAME-webhook");
     it.assert_problem("service", "Service does not exist");
-    it.assert_problem("admission", "passed over it");
     it.apply(&it.service);
     // They went with it.
     it.play_pods(true);
@@ -438,12 +437,16 @@ fn broken_way(cluster: &Cluster) {
     it.assert_problem("service", "does not know the path");
     it.apply(&it.configuration);
 
-    // Under `Fail` the API server says itself why it refuses the Pod.
     it.configure("/webhooks/0/failurePolicy", json!("Fail"));
     it.assert_sound();
+    it.apply(&it.configuration);
+
+    // Under `Ignore` only the API server's own count tells; under `Fail` it says why it refuses the Pod.
     drop(installation.pullpass.take());
     let it = &installation;
     it.assert_problem("service", "nobody listens");
+    it.assert_problem("admission", "passed over it");
+    it.configure("/webhooks/0/failurePolicy", json!("Fail"));
     it.assert_problem("admission", "connection refused");
 }
 

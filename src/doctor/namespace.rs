@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn check_labels(labels: serde_json::Value, status: Status, part: &str) {
+    fn check_labels(labels: &serde_json::Value, status: Status, part: &str) {
         let (mut facts, _) = sound::facts();
         let object = json!({"metadata": {"name": "team", "labels": labels}});
         facts.namespace = (
@@ -64,14 +64,14 @@ mod tests {
 
     #[test]
     fn who_opts_out_is_told_so() {
-        check_labels(json!({}), Status::Ok, "are sent");
+        check_labels(&json!({}), Status::Ok, "are sent");
         check_labels(
-            json!({"pullpass.dev/inject": "false"}),
+            &json!({"pullpass.dev/inject": "false"}),
             Status::Warning,
             "notin (false)",
         );
         check_labels(
-            json!({"kubernetes.io/metadata.name": "kube-system"}),
+            &json!({"kubernetes.io/metadata.name": "kube-system"}),
             Status::Warning,
             "notin (pullpass,kube-system",
         );

@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn pod(name: &str, status: Value) -> Pod {
+    fn pod(name: &str, status: &Value) -> Pod {
         serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {"app.kubernetes.io/component": "webhook"}},
             "status": status,
@@ -258,7 +258,7 @@ mod tests {
             check_changed(
                 |facts| {
                     facts.deployments = webhooks(2, 1);
-                    facts.pods = Looked::Seen(vec![pod("pod-0", status)]);
+                    facts.pods = Looked::Seen(vec![pod("pod-0", &status)]);
                     facts.replicas = vec![Replica {
                         pod: "pod-0".to_owned(),
                         ready: words.map_or(Looked::Absent, |w| Looked::Seen(w.to_owned())),

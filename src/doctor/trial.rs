@@ -42,7 +42,7 @@ pub struct Trial {
     pub plan: Plan,
     /// The pull secrets of the Pod that would have been created, or the API server's refusal.
     pub created: Looked<Result<Vec<String>, String>>,
-    /// [`fail_open_count`] before and after, if both could be read.
+    /// How many calls the API server has passed over, before and after, if both could be read.
     pub fail_open: Option<(f64, f64)>,
 }
 

@@ -245,7 +245,7 @@ fn overwritten(cluster: &Cluster) {
     let installation = Installation::create(cluster, "overwritten", RULES);
     let controller = installation.settled(&[]);
     let writes = "pullpass_ca_bundle_applied_total";
-    for (round, bundle) in ["bm8gUEVN", ""].into_iter().enumerate() {
+    for (round, bundle) in (0_u32..).zip(["bm8gUEVN", ""]) {
         let patch = json!([{
             "op": "replace",
             "path": "/webhooks/0/clientConfig/caBundle",
@@ -257,8 +257,8 @@ fn overwritten(cluster: &Cluster) {
         healed("bundle put back", || {
             installation.verified()?;
             let count = controller.metric(writes);
-            let expected = round + 2;
-            (count as usize == expected)
+            let expected = f64::from(round + 2);
+            (count == expected)
                 .then_some(())
                 .ok_or_else(|| format!("{count} writes"))
         });

@@ -45,7 +45,7 @@ fn overhead(cluster: &Cluster) {
     let null = NullWebhook::start(cluster);
     let group = |peer: &str| format!("p1-{peer}");
     Registration::pullpass(&group("null"), Reach::Url(null.url.clone())).create(cluster);
-    Registration::pullpass(&group("pullpass"), Reach::Url(pullpass.url.clone())).create(cluster);
+    Registration::pullpass(&group("pullpass"), Reach::Url(pullpass.url)).create(cluster);
     create_policy(cluster, &group("policy"));
     let namespaces = PEERS.map(|peer| Namespace::create(cluster, peer, &group(peer)));
     for namespace in &namespaces[1..] {

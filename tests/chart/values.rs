@@ -12,150 +12,56 @@ fn case(name: &str) -> &'static Rendered {
     all.find(|rendered| rendered.case == name).unwrap()
 }
 
-/// What stands at `pointer` in one object of a case.
-fn check(case_name: &str, kind: &'static str, object: &str, pointer: &str, expected: &Value) {
-    let mut all = case(case_name).of_kind(kind);
-    let found = all.find(|found| name(found) == object);
-    let found = found
-        .and_then(|found| found.pointer(pointer))
-        .unwrap_or(&Value::Null);
-    assert_eq!(found, expected, "{case_name}: {kind} {object} at {pointer}");
-}
-
-/// What stands at `pointer` in the webhook's Deployment.
-fn webhook(case: &str, pointer: &str, expected: &Value) {
-    check(case, "Deployment", "pullpass-webhook", pointer, expected);
-}
-
-/// What stands at `pointer` in the spec of its Pods.
-fn pod(case: &str, pointer: &str, expected: &Value) {
-    webhook(case, &format!("/spec/template/spec{pointer}"), expected);
-}
-
-/// What stands at `pointer` in the MutatingWebhookConfiguration.
-fn configuration(case: &str, pointer: &str, expected: &Value) {
-    check(
-        case,
-        "MutatingWebhookConfiguration",
-        "pullpass",
-        pointer,
-        expected,
-    );
-}
+/// What arrives where: case, kind and name of an object, JSON pointer into it, what stands there.
+const ARRIVES: &str = r#"
+defaults Deployment pullpass-webhook /spec/replicas 2
+defaults Deployment pullpass-controller /spec/replicas 1
+defaults Deployment pullpass-webhook /spec/template/spec/priorityClassName "system-cluster-critical"
+defaults Deployment pullpass-webhook /spec/template/spec/affinity/podAntiAffinity/preferredDuringSchedulingIgnoredDuringExecution/0/weight 100
+defaults Deployment pullpass-webhook /spec/template/spec/topologySpreadConstraints/0/whenUnsatisfiable "ScheduleAnyway"
+defaults Deployment pullpass-webhook /spec/template/spec/topologySpreadConstraints/1/topologyKey "kubernetes.io/hostname"
+scheduling Deployment pullpass-webhook /spec/template/spec/priorityClassName null
+scheduling Deployment pullpass-webhook /spec/template/spec/affinity/podAntiAffinity null
+scheduling Deployment pullpass-webhook /spec/template/spec/topologySpreadConstraints/1 null
+scheduling Deployment pullpass-webhook /spec/template/spec/tolerations/0/key "infra"
+scheduling Deployment pullpass-webhook /spec/template/spec/nodeSelector {"kubernetes.io/os": "linux", "pool": "infra"}
+extras Deployment pullpass-webhook /spec/template/spec/containers/0/env/0/name "SSL_CERT_FILE"
+extras Deployment pullpass-webhook /spec/template/spec/containers/0/volumeMounts/1/mountPath "/etc/extra"
+extras Deployment pullpass-webhook /spec/template/spec/containers/0/args/9 "--drain-seconds=20"
+extras Deployment pullpass-webhook /spec/template/spec/containers/0/resources/limits/memory "512Mi"
+extras Deployment pullpass-webhook /spec/template/spec/volumes/1/configMap/name "company-ca"
+extras ServiceAccount pullpass-webhook /metadata/annotations/example.com~1role "reader"
+host-network Deployment pullpass-webhook /spec/template/spec/dnsPolicy "ClusterFirstWithHostNet"
+existing-rules Deployment pullpass-webhook /spec/template/spec/containers/0/args/2 "--rules-config-map=rules-of-the-platform-team"
+existing-rules ConfigMap pullpass-rules /kind null
+dual-stack Service pullpass-webhook /spec/ipFamilyPolicy "RequireDualStack"
+dual-stack Service pullpass-webhook /spec/ipFamilies ["IPv6", "IPv4"]
+dual-stack Service pullpass-webhook-metrics /spec/ipFamilyPolicy "RequireDualStack"
+dual-stack Service pullpass-webhook-metrics /spec/ipFamilies ["IPv6", "IPv4"]
+dual-stack Service pullpass-controller-metrics /spec/ipFamilyPolicy "RequireDualStack"
+dual-stack Service pullpass-controller-metrics /spec/ipFamilies ["IPv6", "IPv4"]
+defaults MutatingWebhookConfiguration pullpass /metadata/annotations/admissions.enforcer~1disabled "true"
+exclusions-nulled MutatingWebhookConfiguration pullpass /metadata/annotations/admissions.enforcer~1disabled null
+exclusions-nulled MutatingWebhookConfiguration pullpass /metadata/annotations/owner "platform"
+url MutatingWebhookConfiguration pullpass /webhooks/0/clientConfig/url "https://192.0.2.1:8443/mutate"
+url MutatingWebhookConfiguration pullpass /webhooks/0/clientConfig/service null
+url Deployment pullpass-webhook /kind null
+certificates-cert-manager MutatingWebhookConfiguration pullpass /metadata/annotations/cert-manager.io~1inject-ca-from "pullpass/pullpass-tls"
+"#;
 
 #[test]
 fn values_reach_their_objects() {
-    webhook("defaults", "/spec/replicas", &json!(2));
-    check(
-        "defaults",
-        "Deployment",
-        "pullpass-controller",
-        "/spec/replicas",
-        &json!(1),
-    );
-    pod(
-        "defaults",
-        "/priorityClassName",
-        &json!("system-cluster-critical"),
-    );
-    pod(
-        "defaults",
-        "/topologySpreadConstraints/0/whenUnsatisfiable",
-        &json!("ScheduleAnyway"),
-    );
-    pod(
-        "defaults",
-        "/topologySpreadConstraints/1/topologyKey",
-        &json!("kubernetes.io/hostname"),
-    );
-    let anti_affinity =
-        "/affinity/podAntiAffinity/preferredDuringSchedulingIgnoredDuringExecution/0/weight";
-    pod("defaults", anti_affinity, &json!(100));
-    pod("scheduling", "/priorityClassName", &Value::Null);
-    pod("scheduling", "/affinity/podAntiAffinity", &Value::Null);
-    pod("scheduling", "/topologySpreadConstraints/1", &Value::Null);
-    pod("scheduling", "/tolerations/0/key", &json!("infra"));
-    pod(
-        "scheduling",
-        "/nodeSelector",
-        &json!({"kubernetes.io/os": "linux", "pool": "infra"}),
-    );
-    pod(
-        "extras",
-        "/containers/0/env/0/name",
-        &json!("SSL_CERT_FILE"),
-    );
-    pod(
-        "extras",
-        "/containers/0/volumeMounts/1/mountPath",
-        &json!("/etc/extra"),
-    );
-    pod("extras", "/volumes/1/configMap/name", &json!("company-ca"));
-    pod(
-        "extras",
-        "/containers/0/args/9",
-        &json!("--drain-seconds=20"),
-    );
-    pod(
-        "extras",
-        "/containers/0/resources/limits/memory",
-        &json!("512Mi"),
-    );
-    pod(
-        "host-network",
-        "/dnsPolicy",
-        &json!("ClusterFirstWithHostNet"),
-    );
-    pod(
-        "existing-rules",
-        "/containers/0/args/2",
-        &json!("--rules-config-map=rules-of-the-platform-team"),
-    );
-    check(
-        "existing-rules",
-        "ConfigMap",
-        "pullpass-rules",
-        "",
-        &Value::Null,
-    );
-    let metrics = "pullpass-controller-metrics";
-    for service in ["pullpass-webhook", "pullpass-webhook-metrics", metrics] {
-        check(
-            "dual-stack",
-            "Service",
-            service,
-            "/spec/ipFamilyPolicy",
-            &json!("RequireDualStack"),
-        );
-        check(
-            "dual-stack",
-            "Service",
-            service,
-            "/spec/ipFamilies",
-            &json!(["IPv6", "IPv4"]),
-        );
+    for line in ARRIVES.trim().lines() {
+        let parts: Vec<&str> = line.splitn(5, ' ').collect();
+        let [in_case, kind, object, pointer, expected] = parts[..] else {
+            panic!("{line}");
+        };
+        let mut all = case(in_case).objects.iter();
+        let found = all.find(|found| found["kind"] == kind && name(found) == object);
+        let found = found.and_then(|found| found.pointer(pointer));
+        let expected: Value = serde_json::from_str(expected).unwrap();
+        assert_eq!(found.unwrap_or(&Value::Null), &expected, "{line}");
     }
-    let aks = "/metadata/annotations/admissions.enforcer~1disabled";
-    configuration("defaults", aks, &json!("true"));
-    configuration("exclusions-nulled", aks, &Value::Null);
-    configuration(
-        "exclusions-nulled",
-        "/metadata/annotations/owner",
-        &json!("platform"),
-    );
-    configuration(
-        "url",
-        "/webhooks/0/clientConfig/url",
-        &json!("https://192.0.2.1:8443/mutate"),
-    );
-    configuration("url", "/webhooks/0/clientConfig/service", &Value::Null);
-    let injector = "/metadata/annotations/cert-manager.io~1inject-ca-from";
-    configuration(
-        "certificates-cert-manager",
-        injector,
-        &json!("pullpass/pullpass-tls"),
-    );
-    check("url", "Deployment", "pullpass-webhook", "", &Value::Null);
 }
 
 #[test]

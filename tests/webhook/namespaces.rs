@@ -17,6 +17,10 @@ use crate::process::review;
 const BY_LABEL: &str = "pullSecrets: [{name: a}]\n\
     rules: [{name: r, images: [harbor.example.com], pullSecrets: [a], namespaceSelector: {matchLabels: {l: v}}}]\n";
 
+/// A secret whose permission does.
+const BY_PERMISSION: &str = "pullSecrets: [{name: a, namespaceSelector: {matchLabels: {l: v}}}]\n\
+    rules: [{name: r, images: [harbor.example.com], pullSecrets: [a]}]\n";
+
 struct Waiting {
     store: Arc<ServingStore>,
     snapshot: Snapshot,
@@ -77,6 +81,9 @@ async fn labels_that_come_in_time_decide() {
 
     let waiting = Waiting::start(BY_LABEL).await;
     assert!(!waiting.is_patched(async || waiting.publish("n", "w")).await);
+
+    let waiting = Waiting::start(BY_PERMISSION).await;
+    assert!(waiting.is_patched(async || waiting.publish("n", "v")).await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -151,6 +151,25 @@ fn the_pure_rooms_do_no_io_and_are_not_async() {
     );
 }
 
+/// It is told the time: that is how its tests live through years.
+#[test]
+fn certificates_are_decided_without_a_clock_or_io() {
+    check_absent(
+        "src/pki reads a clock, does I/O or is async",
+        |file| file.room == "pki",
+        &[
+            "::now()",
+            "std::fs",
+            "std::env",
+            "tokio",
+            "kube::",
+            "async fn",
+            ".await",
+            "tracing::",
+        ],
+    );
+}
+
 #[test]
 fn only_review_knows_the_admission_review_json() {
     check_absent(
@@ -175,6 +194,8 @@ fn only_http_and_webhook_know_http() {
     );
 }
 
+/// The one place is asked again for a request that waited for its namespace; it starts over then, so that
+/// it still decides under one snapshot.
 #[test]
 fn a_request_loads_one_snapshot_once() {
     let sources = sources();

@@ -10,15 +10,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::ExponentialBuilder;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::{Stream, StreamExt};
 use kube::api::PartialObjectMeta;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::ResetTimerBackoff;
-use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 pub use crate::snapshot::LabelsByName;
 
@@ -27,9 +26,9 @@ use crate::metrics::Freshness;
 /// Length of one watch, in seconds. Then the API server ends it and it is asked for again, which is the
 /// proof that it is alive: a dead stream is noticed 5 s later.
 pub const WATCH_SECONDS: u32 = 25;
-/// First pause after an error; doubles, with jitter.
+/// Longest first pause after an error; doubles. Jitter takes up to half of each away.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(200);
-/// Longest pause after errors.
+/// Longest pause after errors, jitter included.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// After so long without an error the pauses start over.
 const BACKOFF_RESET: Duration = Duration::from_secs(60);
@@ -154,24 +153,28 @@ fn config() -> watcher::Config {
 }
 
 /// Runs a watch for ever, with pauses after errors.
+///
+/// The pauses are not kube's: those start over with each [`Event::Init`], which is said before the API
+/// server was asked, so that they would never grow while lists fail.
 async fn follow<T>(
     events: impl Stream<Item = watcher::Result<Event<T>>> + Send,
     kind: &str,
     freshness: Freshness,
     mut on_event: impl FnMut(Event<T>),
 ) -> Infallible {
-    let backoff = ExponentialBuilder::new()
-        .with_min_delay(BACKOFF_MIN)
-        .with_max_delay(BACKOFF_MAX)
+    let pauses = ExponentialBuilder::new()
+        .with_min_delay(BACKOFF_MIN / 2)
+        .with_max_delay(BACKOFF_MAX / 2)
+        // Up to as much again.
         .with_jitter()
         .without_max_times();
-    let backoff = ResetTimerBackoff::new(ExponentialBackoff::from(backoff), BACKOFF_RESET);
-    let mut events = pin!(events.backoff(backoff));
+    let mut next_pauses = pauses.build();
+    let mut failed_at = Instant::now();
     let mut is_failing = false;
+    let mut events = pin!(events);
     loop {
         match events.next().await {
             Some(Ok(event)) => {
-                // `Init` is said before the API server was asked.
                 let is_proof = !matches!(event, Event::Init);
                 on_event(event);
                 if is_proof {
@@ -181,12 +184,226 @@ async fn follow<T>(
                     }
                 }
             }
-            Some(Err(error)) if !std::mem::replace(&mut is_failing, true) => {
-                tracing::warn!(kind, %error, "watch failed; it is tried again until it works");
+            Some(Err(error)) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    let error = unquoted(&error);
+                    tracing::warn!(
+                        kind,
+                        error,
+                        "watch failed; it is tried again until it works"
+                    );
+                }
+                if failed_at.elapsed() > BACKOFF_RESET {
+                    next_pauses = pauses.build();
+                }
+                failed_at = Instant::now();
+                sleep(next_pauses.next().unwrap_or(BACKOFF_MAX)).await;
             }
-            Some(Err(_)) => {}
             // A watcher never ends.
             None => std::future::pending::<()>().await,
+        }
+    }
+}
+
+/// What went wrong. Of an answer that cannot be read not the words, which may quote a Secret.
+fn unquoted(error: &watcher::Error) -> String {
+    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::SerdeError(_))
+        | WatchStartFailed(kube::Error::SerdeError(_))
+        | WatchFailed(kube::Error::SerdeError(_)) => "the answer cannot be read".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use http_body_util::combinators::UnsyncBoxBody;
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use hyper::body::Bytes;
+    use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+    use kube::Client;
+    use kube::client::Body;
+    use std::sync::{Mutex, PoisonError};
+    use tokio::task::JoinSet;
+
+    type Answer = http::Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+    fn answer(status: u16, text: &str) -> Answer {
+        let body = Full::new(Bytes::copy_from_slice(text.as_bytes())).boxed_unsync();
+        http::Response::builder().status(status).body(body).unwrap()
+    }
+
+    fn silence() -> Answer {
+        let nothing = futures_util::stream::pending();
+        http::Response::new(StreamBody::new(nothing).boxed_unsync())
+    }
+
+    fn list(objects: &str, version: u32) -> Answer {
+        let text = format!(
+            r#"{{"kind":"List","apiVersion":"v1","metadata":{{"resourceVersion":"{version}"}},"items":[{objects}]}}"#
+        );
+        answer(200, &text)
+    }
+
+    fn object(kind: &str, name: &str, version: u32, label: &str) -> String {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"{kind}","metadata":{{"name":"{name}","resourceVersion":"{version}","labels":{{"l":"{label}"}}}}}}"#
+        )
+    }
+
+    fn gone() -> String {
+        let status = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"too old","reason":"Expired","code":410}"#;
+        event("ERROR", status)
+    }
+
+    fn event(kind: &str, object: &str) -> String {
+        format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
+    }
+
+    /// An API server that answers by a script, at its end with silence, and what it was asked.
+    #[derive(Clone)]
+    struct Server(Arc<Mutex<(Vec<Answer>, Vec<String>)>>);
+
+    impl Server {
+        fn new(mut script: Vec<Answer>) -> Self {
+            script.reverse();
+            Self(Arc::new(Mutex::new((script, Vec::new()))))
+        }
+
+        fn client(&self) -> Client {
+            let server = self.clone();
+            let service = tower::service_fn(move |request: http::Request<Body>| {
+                let mut state = server.0.lock().unwrap_or_else(PoisonError::into_inner);
+                state.1.push(request.uri().to_string());
+                let answer = state.0.pop().unwrap_or_else(silence);
+                async { Ok::<_, Infallible>(answer) }
+            });
+            Client::new(service, "default")
+        }
+
+        /// How often it was asked for a list and for a watch.
+        fn asked(&self) -> (usize, usize) {
+            let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let watches = state.1.iter().filter(|uri| uri.contains("watch=true"));
+            let watches = watches.count();
+            (state.1.len() - watches, watches)
+        }
+    }
+
+    fn freshness() -> Freshness {
+        Metrics::new().unwrap().watch_age("test")
+    }
+
+    /// Follows the ConfigMap `rules`.
+    fn follow_config_map(
+        server: &Server,
+        tasks: &mut JoinSet<Infallible>,
+    ) -> watch::Receiver<Seen<ConfigMap>> {
+        let (latest, seen) = watch::channel(Seen::NotYet);
+        let api = Api::namespaced(server.client(), "n");
+        tasks.spawn(async { follow_one(api, "rules", freshness(), latest).await });
+        seen
+    }
+
+    /// Waits until the object has this label; empty for none.
+    async fn until(seen: &mut watch::Receiver<Seen<ConfigMap>>, label: &str) {
+        let has_label = |seen: &Seen<ConfigMap>| match seen {
+            Seen::NotYet => false,
+            Seen::Absent => label.is_empty(),
+            Seen::Present(map) => map.labels().get("l").is_some_and(|l| l == label),
+        };
+        seen.wait_for(has_label).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_object_comes_changes_goes_and_comes_back() {
+        let map = |version, label| object("ConfigMap", "rules", version, label);
+        let events = [
+            event("ADDED", &map(2, "a")),
+            event("MODIFIED", &map(3, "b")),
+            event("DELETED", &map(4, "b")),
+            event("ADDED", &map(5, "c")),
+        ];
+        for seen_up_to in 0..=events.len() {
+            let watched = events[..seen_up_to].concat();
+            let server = Server::new(vec![list("", 1), answer(200, &watched)]);
+            let mut tasks = JoinSet::new();
+            let mut seen = follow_config_map(&server, &mut tasks);
+            until(&mut seen, ["", "a", "b", "", "c"][seen_up_to]).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn incident_36_410_lists_again_whichever_way_it_comes() {
+        let map = |version, label| object("ConfigMap", "rules", version, label);
+        let server = Server::new(vec![
+            list(&map(1, "a"), 1),
+            answer(200, &gone()),
+            list("", 2),
+            answer(200, &gone()),
+            list(&map(3, "b"), 3),
+        ]);
+        let mut tasks = JoinSet::new();
+        let mut seen = follow_config_map(&server, &mut tasks);
+        until(&mut seen, "a").await;
+        until(&mut seen, "").await;
+        until(&mut seen, "b").await;
+        assert_eq!(server.asked().0, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn incident_36_a_silent_watch_is_asked_for_again() {
+        let server = Server::new(vec![list("", 1)]);
+        let mut tasks = JoinSet::new();
+        let mut seen = follow_config_map(&server, &mut tasks);
+        until(&mut seen, "").await;
+        sleep(Duration::from_secs(301)).await;
+        // One each 30 s, and it never needs another list.
+        assert_eq!(server.asked(), (1, 11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_while_lists_fail_and_state_stays() {
+        let map = |version, label| object("ConfigMap", "rules", version, label);
+        let mut script = vec![list(&map(1, "a"), 1), answer(200, &gone())];
+        script.extend((0..100).map(|_| answer(500, "{}")));
+        let server = Server::new(script);
+        let mut tasks = JoinSet::new();
+        let mut seen = follow_config_map(&server, &mut tasks);
+        until(&mut seen, "a").await;
+        sleep(Duration::from_secs(100)).await;
+        let (lists, _) = server.asked();
+        assert!((20..=45).contains(&lists), "one in 2.5 to 5 s: {lists}");
+        until(&mut seen, "a").await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn labels_of_all_objects_are_known_once_the_list_is_whole() {
+        let namespace = |name, version, label| object("Namespace", name, version, label);
+        let first_page = r#"{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"2","continue":"more"},"items":["#;
+        let first_page = format!("{first_page}{}]}}", namespace("a", 1, "1"));
+        let watched = event("ADDED", &namespace("c", 3, "3"))
+            + &event("MODIFIED", &namespace("a", 4, "4"))
+            + &event("DELETED", &namespace("b", 5, "2"));
+        for (watched, expected) in [("", "a=1 b=2"), (&*watched, "a=4 c=3")] {
+            let script = vec![
+                answer(200, &first_page),
+                list(&namespace("b", 2, "2"), 2),
+                answer(200, watched),
+            ];
+            let api = Api::<PartialObjectMeta<Namespace>>::all(Server::new(script).client());
+            let (latest, mut seen) = watch::channel(None);
+            let mut tasks = JoinSet::new();
+            tasks.spawn(async { follow_labels(api, freshness(), latest).await });
+            let is_expected = |known: &Option<LabelsByName>| {
+                let all = known.iter().flatten();
+                let all = all.map(|(name, labels)| format!("{name}={}", labels["l"]));
+                all.collect::<Vec<_>>().join(" ") == expected
+            };
+            seen.wait_for(is_expected).await.unwrap();
         }
     }
 }

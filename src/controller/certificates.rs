@@ -161,11 +161,13 @@ impl Certificates {
             }
             complaint = said;
             let rest = match taken {
-                Ok(Next::Again) => {
+                Ok(next) => {
                     pause = pauses();
-                    continue;
+                    match next {
+                        Next::Again => continue,
+                        Next::Rest(rest) => rest.min(rotation::POLL),
+                    }
                 }
-                Ok(Next::Rest(rest)) => rest.min(rotation::POLL),
                 Err(StepError::Blocked(_)) => rotation::POLL,
                 Err(_) => {
                     // Whatever changes meanwhile: failures must not come at the pace of changes.

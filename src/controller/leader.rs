@@ -2,12 +2,17 @@
 //!
 //! kube-lease-manager keeps the Lease, this module decides what its answers mean: the first error is a
 //! loss. It does not say when it last renewed, so a holder that cannot renew stops at once, before the
-//! Lease can be another's, and starts over. Two clocks that differ by more than the grace may still make
-//! two holders for some seconds; that is why every write names the version it replaces.
+//! Lease can be another's, and starts over. It renews by the wall clock, so a clock that was set back
+//! would let it sleep; that is why a holder looks at the Lease itself now and then. Two clocks that
+//! differ by more than the grace may still make two holders for some seconds; that is why every write
+//! names the version it replaces.
 
-use std::time::Duration;
+use std::collections::hash_map::RandomState;
+use std::env;
+use std::hash::{BuildHasher, Hasher};
+use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Patch;
 use kube::{Api, Client};
@@ -26,6 +31,9 @@ pub const LEASE_SECONDS: u64 = 15;
 const RENEW_BEFORE_SECONDS: u64 = 10;
 /// Longest call about the Lease. A renewal is two of them, and both must be over before the Lease is.
 const LEASE_CALL_MAX: Duration = Duration::from_secs(4);
+/// How often a candidate looks whether the Lease was given back: how long nobody writes when a leader is
+/// replaced.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const _: () = assert!(2 * LEASE_CALL_MAX.as_secs() < RENEW_BEFORE_SECONDS);
 
 /// One candidate.
@@ -34,6 +42,8 @@ pub(super) struct Election {
     namespace: String,
     lease: String,
     service_account: String,
+    /// Who this candidate is in the Lease: another one after each start.
+    identity: String,
     leader: IntGauge,
 }
 
@@ -62,6 +72,7 @@ impl Election {
             namespace: namespace.to_owned(),
             lease: lease.to_owned(),
             service_account: service_account.to_owned(),
+            identity: identity(),
             leader,
         })
     }
@@ -104,15 +115,24 @@ impl Election {
     async fn elected(&self) -> Result<(LeaseManager, Owner), ElectionError> {
         let owner = self.owner().await?;
         self.write_lease(&owner).await?;
-        let manager = LeaseManagerBuilder::new(self.client.clone(), &*self.lease)
-            .with_namespace(&*self.namespace)
-            .with_create_mode(LeaseCreateMode::UseExistent)
-            .with_duration(LEASE_SECONDS)
-            .with_grace(RENEW_BEFORE_SECONDS)
-            .build()
-            .await?;
-        while !manager.changed().await? {}
-        Ok((manager, owner))
+        loop {
+            let manager = LeaseManagerBuilder::new(self.client.clone(), &*self.lease)
+                .with_namespace(&*self.namespace)
+                .with_identity(&*self.identity)
+                .with_create_mode(LeaseCreateMode::UseExistent)
+                .with_duration(LEASE_SECONDS)
+                .with_grace(RENEW_BEFORE_SECONDS)
+                .build()
+                .await?;
+            let elected = tokio::select! {
+                elected = manager.changed() => elected?,
+                // It sleeps until the Lease that it saw is over, although that was given back.
+                () = self.freed() => false,
+            };
+            if elected {
+                return Ok((manager, owner));
+            }
+        }
     }
 
     /// Works until the Lease is lost or the work is over.
@@ -126,11 +146,52 @@ impl Election {
         let ended = tokio::select! {
             biased;
             lost = manager.changed() => lost.map(|_| ()),
+            ours = self.disturbed() => if ours { manager.release().await } else { Ok(()) },
             () = work => manager.release().await,
         };
         self.leader.set(0);
         tracing::info!(lease = self.lease, "no longer leading");
         Ok(ended?)
+    }
+
+    /// Completes when the Lease is not as a holder that renews it sees it. Says whether this one still
+    /// holds it, so that it has to be given back and taken anew.
+    async fn disturbed(&self) -> bool {
+        loop {
+            sleep(Duration::from_secs(LEASE_SECONDS)).await;
+            let Some(spec) = self.look().await else {
+                continue;
+            };
+            if spec.holder_identity.as_ref() != Some(&self.identity) {
+                return false;
+            }
+            let renewed = spec.renew_time.map(|time| SystemTime::from(time.0));
+            if renewed.is_none_or(|renewed| !is_recent(renewed, SystemTime::now())) {
+                return true;
+            }
+        }
+    }
+
+    /// Completes when nobody holds the Lease.
+    async fn freed(&self) {
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            if let Some(spec) = self.look().await
+                && spec.holder_identity.is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    /// The Lease as it is; errors are the manager's to report.
+    async fn look(&self) -> Option<LeaseSpec> {
+        let lease = self.leases().get(&self.lease).await.ok()?;
+        Some(lease.spec.unwrap_or_default())
+    }
+
+    fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// Asked anew for each term: an account that was deleted and made again is another one.
@@ -147,11 +208,48 @@ impl Election {
 
     /// The Lease as an object of ours; its holder is left alone.
     async fn write_lease(&self, owner: &Owner) -> Result<(), ElectionError> {
-        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
         let body = Patch::Apply(owner.lease(&self.lease));
-        match leases.patch(&self.lease, &objects::apply(), &body).await {
+        match self
+            .leases()
+            .patch(&self.lease, &objects::apply(), &body)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) => Err(ElectionError::Lease(self.lease.clone(), error)),
         }
+    }
+}
+
+/// Whether a holder that renews in time may have done so at `renewed`: not so if the clock was set back.
+fn is_recent(renewed: SystemTime, now: SystemTime) -> bool {
+    let lease = Duration::from_secs(LEASE_SECONDS);
+    renewed <= now + lease && now <= renewed + lease
+}
+
+/// The Pod's name, for people, and a random number, because a name is not one process.
+fn identity() -> String {
+    let host = env::var("HOSTNAME").unwrap_or_else(|_| "pullpass".to_owned());
+    // Every `RandomState` has other keys.
+    let random = RandomState::new().build_hasher().finish();
+    format!("{host}_{random:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn incident_22_a_clock_that_was_set_back_is_noticed() {
+        let now = SystemTime::now();
+        for (seconds, recent) in [(0, true), (5, true), (15, true), (16, false), (3600, false)] {
+            let apart = Duration::from_secs(seconds);
+            assert_eq!(is_recent(now - apart, now), recent, "{seconds} s ago");
+            assert_eq!(is_recent(now + apart, now), recent, "in {seconds} s");
+        }
+    }
+
+    #[test]
+    fn no_two_processes_are_one_candidate() {
+        assert_ne!(identity(), identity());
     }
 }

@@ -217,3 +217,150 @@ fn malformed(error: serde_json::Error) -> IndexError {
         column: error.column(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::ImageRef;
+    use std::collections::{HashMap, HashSet};
+
+    fn coverage(keys: &[(&str, bool)], state: State) -> Coverage {
+        Coverage {
+            keyring: Keyring::new(keys.iter().map(|(key, usable)| Key {
+                key,
+                usable: *usable,
+            })),
+            state,
+            undecodable_in: HashSet::from(["a".to_owned(), "b".to_owned()]),
+        }
+    }
+
+    fn document() -> IndexDocument {
+        let keys = [("r.io/x", true), ("r.io", true), ("docker.io", false)];
+        let unusable = State::Unusable {
+            reason: "not JSON".to_owned(),
+        };
+        let secrets = [
+            ("harbor", coverage(&keys, State::Usable)),
+            ("gone", coverage(&[], State::Stale)),
+            ("broken", coverage(&[], unusable)),
+        ];
+        let mut document = IndexDocument::new("rules");
+        for (name, coverage) in secrets {
+            let secret = SecretDocument::new(&coverage, "sha256:0".to_owned());
+            document.secrets.insert(name.to_owned(), secret);
+        }
+        let names = BTreeSet::from(["default".to_owned()]);
+        document.strict_service_accounts = [("team".to_owned(), names)].into();
+        document
+    }
+
+    /// The first key that covers an image.
+    fn covering(coverage: &Coverage, image: &str) -> Option<String> {
+        let image = ImageRef::parse(image).unwrap();
+        coverage.keyring.covering_key(&image).map(str::to_owned)
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_is_the_same_again() {
+        let json = document().to_json().unwrap();
+        let read = IndexDocument::parse(&json).unwrap();
+        assert_eq!(read, document());
+        assert_eq!(read.to_json().unwrap(), json);
+        let index = read.to_index();
+        assert!(index.is_strict("team", "default") && !index.is_strict("team", "other"));
+        let harbor = &index.secrets["harbor"];
+        assert_eq!(harbor.state, State::Usable);
+        assert_eq!(harbor.undecodable_in.len(), 2);
+        assert_eq!(covering(harbor, "r.io/x/y").as_deref(), Some("r.io/x"));
+        assert_eq!(covering(harbor, "r.io/z").as_deref(), Some("r.io"));
+        assert_eq!(
+            covering(harbor, "nginx"),
+            None,
+            "docker.io has no credential"
+        );
+        let states = ["gone", "broken"].map(|name| index.secrets[name].state.clone());
+        let reason = "not JSON".to_owned();
+        assert_eq!(states, [State::Stale, State::Unusable { reason }]);
+    }
+
+    #[test]
+    fn the_form_is_that_of_the_contract() {
+        let json = r#"{"version":1,"rules":"sha256:ab","secrets":{
+            "harbor":{"keys":["r.io"],"state":"usable","hash":"sha256:cd","undecodableIn":["n"]},
+            "old":{"state":"unusable","reason":"why","keysWithoutCredential":["docker.io"]}
+        },"strictServiceAccounts":{"n":["default"]},"later":true}"#;
+        let document = IndexDocument::parse(json).unwrap();
+        assert_eq!(document.rules, "sha256:ab");
+        assert_eq!(document.secrets["harbor"].hash, "sha256:cd");
+        let index = document.to_index();
+        assert_eq!(
+            covering(&index.secrets["harbor"], "r.io/a").as_deref(),
+            Some("r.io")
+        );
+        assert!(index.secrets["harbor"].undecodable_in.contains("n"));
+        let reason = "why".to_owned();
+        assert_eq!(index.secrets["old"].state, State::Unusable { reason });
+        assert!(index.is_strict("n", "default"));
+        assert!(IndexDocument::parse(r#"{"version":1,"rules":""}"#).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_without_quoting_it() {
+        let malformed = |line, column| IndexError::Malformed { line, column };
+        for (json, expected) in [
+            ("", malformed(1, 0)),
+            (r#"{"version":"hunter2"}"#, malformed(1, 20)),
+            (r#"{"version":2,"secrets":[]}"#, IndexError::Version(2)),
+            (r#"{"version":1}"#, malformed(1, 13)),
+            (
+                r#"{"version":1,"rules":"","secrets":{"a":{"state":"hunter2"}}}"#,
+                malformed(1, 58),
+            ),
+        ] {
+            let error = IndexDocument::parse(json).unwrap_err();
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+            assert_eq!(error, expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_neither_read_nor_written() {
+        let mut large = document();
+        let names = (0..100_000).map(|n| format!("account-{n}"));
+        large.strict_service_accounts = HashMap::from([("n".to_owned(), names.collect())])
+            .into_iter()
+            .collect();
+        assert_eq!(large.to_json(), Err(IndexError::TooLarge));
+        let padded = document().to_json().unwrap() + &" ".repeat(INDEX_BYTES_MAX);
+        assert_eq!(IndexDocument::parse(&padded), Err(IndexError::TooLarge));
+    }
+
+    #[test]
+    fn user_info_stays_behind_and_the_keys_cover_the_same() {
+        let keys = [
+            ("https://user:hunter2@r.io/x?t=hunter2#hunter2", true),
+            ("u@http://s.io", true),
+        ];
+        let before = coverage(&keys, State::Usable);
+        let document = SecretDocument::new(&before, String::new());
+        let json = serde_json::json!(document).to_string();
+        assert!(
+            !json.contains("hunter2") && !json.contains("user"),
+            "{json}"
+        );
+        let after = document.to_coverage();
+        assert!(covering(&after, "r.io/x/y").is_some());
+        assert_eq!(
+            covering(&before, "s.io/x").is_some(),
+            covering(&after, "s.io/x").is_some()
+        );
+    }
+
+    #[test]
+    fn rules_texts_that_differ_have_other_hashes() {
+        let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(rules_hash(""), empty);
+        assert_ne!(rules_hash(" "), empty);
+    }
+}

@@ -1,9 +1,9 @@
 //! How old what watches say may be: measured when somebody looks, since nothing happens when a watch dies.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use prometheus::{GaugeVec, Opts, Registry};
+use tokio::time::Instant;
 
 /// When a watch was last known to be up to date. Clones share it.
 #[derive(Debug, Clone)]
@@ -53,5 +53,43 @@ impl Watches {
             let gauge = self.age.with_label_values(&[name]);
             gauge.set(freshness.age_seconds());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::metrics::Metrics;
+
+    /// The age of a watch in the printed metrics, in whole seconds.
+    fn age(metrics: &Metrics, watch: &str) -> u64 {
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        let series = format!("pullpass_watch_age_seconds{{watch=\"{watch}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&series));
+        let seconds: f64 = value.unwrap().parse().unwrap();
+        Duration::from_secs_f64(seconds).as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_age_grows_until_the_watch_is_touched() {
+        let metrics = Metrics::new().unwrap();
+        let (rules, _index) = (metrics.watch_age("rules"), metrics.watch_age("index"));
+        tokio::time::advance(Duration::from_secs(40)).await;
+        assert_eq!(age(&metrics, "rules"), 40);
+        rules.clone().touch();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(age(&metrics, "rules"), 2);
+        assert_eq!(age(&metrics, "index"), 42, "each has its own");
+    }
+
+    #[test]
+    fn without_watches_there_is_no_age() {
+        let text = Metrics::new().unwrap().render().unwrap();
+        assert!(
+            !String::from_utf8(text)
+                .unwrap()
+                .contains("pullpass_watch_age_seconds{")
+        );
     }
 }

@@ -11,7 +11,6 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
-
 use rustls::pki_types::CertificateDer;
 
 use super::{BACKDATE, CA_LIFETIME, PemPair, PkiError, parse_chain, to_pem};
@@ -47,7 +46,7 @@ impl CertificateAuthority {
         })
     }
 
-    /// Takes up a CA that [`Self::generate`] made, from its two PEM texts.
+    /// Takes up a CA that [`Self::generate`] made, from its two PEM texts. The first certificate counts.
     ///
     /// # Errors
     /// [`PkiError`] if they cannot be read or do not belong together.
@@ -57,7 +56,10 @@ impl CertificateAuthority {
         let key = key_of(&certificate, key)?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(&certificate).map_err(|_| PkiError::X509)?;
-        if !(is_made_here(&certificate) && parsed.is_ca()) {
+        // Go refuses signatures of a CA that has usages, but not this one.
+        let usage = parsed.key_usage().map_err(|_| PkiError::X509)?;
+        let may_sign = usage.is_none_or(|usage| usage.value.key_cert_sign());
+        if !(is_made_here(&certificate) && parsed.is_ca() && may_sign) {
             return Err(PkiError::ForeignCa);
         }
         // Of the parameters only the name, the usages and the key's identifier reach a leaf.

@@ -51,8 +51,8 @@ use super::{
 /// How long [`Step::Wait`] is at most: a wall clock may have jumped meanwhile.
 pub const POLL: Duration = Duration::from_secs(60);
 
-/// Default of [`Timing::rotation_wait`]: watches deliver within a second, and relist within a minute
-/// when a connection died silently.
+/// Default of [`Timing::rotation_wait`]: an API server's informer and the webhook's watch deliver within
+/// a second; the rest is for one that has to be opened anew.
 pub const ROTATION_WAIT: Duration = Duration::from_secs(60);
 
 /// Most certificates in a bundle: one rotation needs two, a CA that is lost amid it three. Clients try
@@ -82,9 +82,10 @@ pub struct Observed<'a> {
     pub rotate: Option<&'a str>,
     /// Value of the annotation that says which rotation was made last.
     pub rotated: Option<&'a str>,
-    /// For how long this process has seen `bundle` as it is, by [`Unchanged`]; `None` if it is none.
+    /// For how long this process has seen `bundle` as it is, by [`Unchanged`]; `None` if there is none.
     pub bundle_seen_for: Option<Duration>,
-    /// For how long this process has seen `leaf` as it is, by [`Unchanged`]; `None` if it is none.
+    /// For how long this process has seen the `tls.crt` of `leaf` as it is, by [`Unchanged`]; `None` if
+    /// there is none.
     pub leaf_seen_for: Option<Duration>,
 }
 
@@ -288,7 +289,9 @@ impl Leaf {
         let chain = parse_chain(stored.certificates)?;
         let first = chain.first().ok_or(PkiError::NoCertificate)?;
         authority::key_of(first, stored.key)?;
-        let facts = CertificateFacts::read(first)?;
+        // Replicas read all of the chain, and refuse the pair if they cannot.
+        let facts: Result<Vec<_>, _> = chain.iter().map(CertificateFacts::read).collect();
+        let facts = facts?.into_iter().next().ok_or(PkiError::NoCertificate)?;
         Ok(Self { chain, facts })
     }
 }
@@ -487,5 +490,154 @@ impl fmt::Debug for StoredCa<'_> {
 impl fmt::Debug for StoredLeaf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoredLeaf").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::KeyPair;
+    use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa};
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000)
+    }
+
+    fn stored<'a>(ca: &'a PemPair, previous: &'a str) -> StoredCa<'a> {
+        StoredCa {
+            certificate: ca.certificates.as_bytes(),
+            key: ca.key.as_bytes(),
+            previous: previous.as_bytes(),
+        }
+    }
+
+    fn observed<'a>(
+        ca: Option<StoredCa<'a>>,
+        bundle: &'a str,
+        names: &'a [String],
+    ) -> Observed<'a> {
+        Observed {
+            ca,
+            leaf: None,
+            bundle: Some(bundle.as_bytes()),
+            names,
+            rotate: None,
+            rotated: None,
+            bundle_seen_for: None,
+            leaf_seen_for: None,
+        }
+    }
+
+    fn ca() -> CertificateAuthority {
+        CertificateAuthority::generate(now()).unwrap()
+    }
+
+    fn step(observed: &Observed<'_>) -> Step {
+        next(observed, now(), &Timing::default()).unwrap()
+    }
+
+    #[test]
+    fn a_bundle_has_the_ca_first_and_nothing_twice() {
+        let (ca, other) = (ca(), ca());
+        let (ca, other) = (ca.certificate_pem(), other.certificate_pem());
+        let previous = format!("# hello\n{other}{ca}{other}");
+        let made = bundle(ca.as_bytes(), previous.as_bytes());
+        assert_eq!(made, format!("{ca}{other}"));
+        assert!(bundle_contains(made.as_bytes(), ca.as_bytes()));
+        assert!(!bundle_contains(ca.as_bytes(), made.as_bytes()));
+        assert!(!bundle_contains(ca.as_bytes(), b""));
+    }
+
+    /// It would issue leaves for ever, none of which verifies.
+    #[test]
+    fn a_ca_with_our_name_in_another_encoding_is_made_again() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let name = DnValue::PrintableString("pullpass CA".try_into().unwrap());
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = (now() - Duration::from_secs(60)).into();
+        params.not_after = (now() + LEAF_LIFETIME).into();
+        let pair = PemPair {
+            certificates: params.self_signed(&key).unwrap().pem(),
+            key: key.serialize_pem(),
+        };
+        let names = ["a.b.svc".to_owned()];
+        let observed = observed(Some(stored(&pair, "")), &pair.certificates, &names);
+        let Step::WriteCa { why, .. } = step(&observed) else {
+            panic!("not replaced");
+        };
+        assert_eq!(why, Why::Unusable);
+    }
+
+    #[test]
+    fn a_full_bundle_keeps_what_the_leaf_depends_on() {
+        let (old, new) = (ca(), ca());
+        let others: String = (0..20).map(|_| ca().certificate_pem().to_owned()).collect();
+        let names = ["a.b.svc".to_owned()];
+        let leaf = old.issue(&names, now(), LEAF_LIFETIME).unwrap();
+        let before = format!("{others}{}", old.certificate_pem());
+        let pair = new.to_pair();
+        let mut observed = observed(Some(stored(&pair, &others)), &before, &names);
+        observed.leaf = Some(StoredLeaf {
+            certificates: leaf.certificates.as_bytes(),
+            key: leaf.key.as_bytes(),
+        });
+        let Step::ApplyBundle { pem } = step(&observed) else {
+            panic!("not applied");
+        };
+        let applied = parse_chain(pem.as_bytes()).unwrap();
+        assert_eq!(applied.len(), BUNDLE_CERTIFICATES_MAX);
+        assert_eq!(
+            applied[..2],
+            [new.certificate().clone(), old.certificate().clone()]
+        );
+        // And it stays.
+        observed.bundle = Some(pem.as_bytes());
+        assert!(matches!(step(&observed), Step::Wait { .. }));
+    }
+
+    #[test]
+    fn a_name_that_no_certificate_can_hold_is_an_error() {
+        let (pair, names) = (ca().to_pair(), ["a b".to_owned()]);
+        let observed = observed(Some(stored(&pair, "")), &pair.certificates, &names);
+        let error = next(&observed, now(), &Timing::default()).unwrap_err();
+        assert_eq!(error, PkiError::Name("a b".to_owned()));
+    }
+
+    #[test]
+    fn a_clock_beyond_the_years_of_certificates_is_an_error() {
+        let late = SystemTime::UNIX_EPOCH + Duration::from_secs(300_000_000_000);
+        let error = next(&observed(None, "", &[]), late, &Timing::default()).unwrap_err();
+        assert_eq!(error, PkiError::Clock);
+    }
+
+    #[test]
+    fn an_interruption_starts_the_count_anew() {
+        let (mut unchanged, start) = (Unchanged::default(), Instant::now());
+        let mut see = |value: &str, second| {
+            let value = (!value.is_empty()).then_some(value.as_bytes());
+            let seen_for = unchanged.see(value, start + Duration::from_secs(second));
+            seen_for.map(|seen_for| seen_for.as_secs())
+        };
+        assert_eq!(see("", 0), None);
+        assert_eq!(see("a", 1), Some(0));
+        assert_eq!(see("a", 5), Some(4));
+        assert_eq!(see("b", 6), Some(0));
+        assert_eq!(see("", 7), None);
+        assert_eq!(see("b", 8), Some(0));
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let pair = ca().to_pair();
+        let observed = observed(Some(stored(&pair, "")), "", &[]);
+        let step = step(&Observed {
+            ca: None,
+            ..observed
+        });
+        assert!(matches!(step, Step::WriteCa { .. }));
+        assert!(!format!("{observed:?}{step:?}").contains("PRIVATE"));
     }
 }

@@ -175,7 +175,8 @@ fn anchored<'a>(
 fn refusal(error: CertificateError) -> VerifyError {
     use CertificateError as E;
     match error {
-        E::UnknownIssuer => VerifyError::UnknownIssuer,
+        // The latter where the bundle has another CA of the same name.
+        E::UnknownIssuer | E::BadSignature => VerifyError::UnknownIssuer,
         E::Expired | E::ExpiredContext { .. } => VerifyError::Expired,
         E::NotValidYet | E::NotValidYetContext { .. } => VerifyError::NotYetValid,
         other => VerifyError::Other(other.to_string()),
@@ -212,5 +213,77 @@ fn system_time(time: ASN1Time) -> Option<SystemTime> {
         SystemTime::UNIX_EPOCH.checked_sub(distance)
     } else {
         SystemTime::UNIX_EPOCH.checked_add(distance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{BACKDATE, CA_LIFETIME, CertificateAuthority, LEAF_LIFETIME};
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000)
+    }
+
+    #[test]
+    fn incident_20_each_refusal_has_its_reason() {
+        let (ca, other) = (
+            CertificateAuthority::generate(now()).unwrap(),
+            CertificateAuthority::generate(now()).unwrap(),
+        );
+        let issued = |lifetime| ca.issue(&["a.svc"], now(), lifetime).unwrap().certificates;
+        let (leaf, long) = (issued(LEAF_LIFETIME), issued(CA_LIFETIME * 2));
+        let day = Duration::from_secs(24 * 60 * 60);
+        let check = |leaf: &str, bundle: &str, name: &str, at, expected| {
+            assert_eq!(
+                verify(leaf.as_bytes(), bundle.as_bytes(), name, at),
+                expected
+            );
+        };
+        let (bundle, other) = (ca.certificate_pem(), other.certificate_pem());
+        check(&leaf, bundle, "a.svc", now(), Ok(()));
+        check(&leaf, &format!("{other}{bundle}"), "a.svc", now(), Ok(()));
+        let name = || Err(VerifyError::Name("b.svc".to_owned()));
+        check(&leaf, bundle, "b.svc", now(), name());
+        check(
+            &leaf,
+            other,
+            "a.svc",
+            now(),
+            Err(VerifyError::UnknownIssuer),
+        );
+        check(&leaf, "Cg==", "a.svc", now(), Err(VerifyError::Bundle));
+        let none = || Err(VerifyError::Chain(PkiError::NoCertificate));
+        check("", bundle, "a.svc", now(), none());
+        let at = now() + LEAF_LIFETIME + day;
+        check(&leaf, bundle, "a.svc", at, Err(VerifyError::Expired));
+        // The leaf lives on, its CA does not: webpki alone would accept it.
+        let at = now() + CA_LIFETIME + day;
+        check(&long, bundle, "a.svc", at, Err(VerifyError::IssuerNotValid));
+        let at = now() - BACKDATE - day;
+        check(&leaf, bundle, "a.svc", at, Err(VerifyError::NotYetValid));
+    }
+
+    #[test]
+    fn facts_are_what_was_issued() {
+        let ca = CertificateAuthority::generate(now()).unwrap();
+        let names = ["B.svc", "a.svc", "0:0::1", "10.0.0.1", "a.svc"];
+        let leaf = ca.issue(&names, now(), LEAF_LIFETIME).unwrap();
+        let chain = parse_chain(leaf.certificates.as_bytes()).unwrap();
+        let facts = CertificateFacts::read(&chain[0]).unwrap();
+        assert_eq!(facts.names, ["10.0.0.1", "::1", "a.svc", "b.svc"]);
+        assert_eq!(facts.issuer, "CN=pullpass CA");
+        assert_eq!(facts.subject, "CN=pullpass");
+        assert_eq!(facts.not_before, now() - BACKDATE);
+        assert_eq!(facts.not_after, now() + LEAF_LIFETIME);
+        assert_eq!(
+            facts.renew_at(),
+            now() - BACKDATE + (BACKDATE + LEAF_LIFETIME) / 3 * 2
+        );
+        let ends = [facts.not_before, facts.not_after];
+        assert!(ends.into_iter().all(|end| facts.is_valid_at(end)));
+        let second = Duration::from_secs(1);
+        assert!(!facts.is_valid_at(facts.not_before - second));
+        assert!(!facts.is_valid_at(facts.not_after + second));
     }
 }

@@ -190,3 +190,159 @@ impl Refused {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::Keyring;
+    use crate::index::Coverage;
+    use crate::rules::SecretId;
+    use std::collections::{BTreeMap, HashSet};
+
+    fn rules(secret: &str) -> String {
+        format!(
+            "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\n\
+             pullSecrets: [{{name: {secret}}}]\nrules: [{{name: r, pullSecrets: [{secret}]}}]\n"
+        )
+    }
+
+    fn assembly() -> Assembly {
+        Assembly::new(Namespaces::default())
+    }
+
+    fn index(secret: &str, state: State) -> Arc<Index> {
+        let coverage = Coverage {
+            keyring: Keyring::default(),
+            state,
+            undecodable_in: HashSet::new(),
+        };
+        let secrets = [(secret.to_owned(), coverage)].into();
+        Arc::new(Index {
+            secrets,
+            ..Index::default()
+        })
+    }
+
+    fn namespaces(names: &[&str]) -> Namespaces {
+        let labels = names.iter().map(|name| ((*name).into(), Arc::default()));
+        Namespaces::Seen(Arc::new(labels.collect()))
+    }
+
+    #[test]
+    fn nothing_without_rules_and_nothing_before_secrets_were_looked_at() {
+        let mut assembly = assembly();
+        assert!(assembly.assemble().is_none());
+        assembly.load_rules("rules.yaml", &rules("a")).unwrap();
+        assert!(assembly.assemble().is_none());
+        assembly.set_index(Arc::default());
+        assert!(assembly.assemble().is_some());
+    }
+
+    #[test]
+    fn bad_rules_are_refused_with_place_and_number_and_keep_the_last_good() {
+        let mut assembly = assembly();
+        assembly.set_index(Arc::default());
+        assembly.load_rules("rules.yaml", &rules("a")).unwrap();
+        let bad = rules("a")
+            .replace("rules:", "rulez:")
+            .replace("name: r", "nam: r");
+        let refused = assembly.load_rules("rules.yaml", &bad).unwrap_err();
+        assert!(
+            refused.reason.starts_with("rules.yaml:4:1: "),
+            "{refused:?}"
+        );
+        assert!(!refused.reason.contains('\n'));
+        assert!(refused.diagnostics.unwrap().contains("rulez"));
+        assert_eq!(assembly.generation(), 1);
+        let snapshot = assembly.assemble().unwrap().snapshot;
+        assert_eq!(snapshot.ruleset().rules().len(), 1);
+    }
+
+    #[test]
+    fn many_errors_are_counted_in_one_line() {
+        let twice = "pullSecrets: [{name: a, x: 1, y: 2}]\nrules: []\n";
+        let text = format!("apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\n{twice}");
+        let refused = assembly().load_rules("r", &text).unwrap_err();
+        assert!(refused.reason.ends_with("(and 1 more)"), "{refused:?}");
+    }
+
+    #[test]
+    fn new_namespaces_share_rules_and_coverage() {
+        let mut assembly = assembly();
+        assembly.load_rules("rules.yaml", &rules("a")).unwrap();
+        assembly.set_index(index("a", State::Stale));
+        let before = assembly.assemble().unwrap().snapshot;
+        assert!(before.namespaces().labels("n").is_none());
+        assembly.set_namespaces(namespaces(&["n"]));
+        let after = assembly.assemble().unwrap().snapshot;
+        assert!(after.namespaces().labels("n").is_some());
+        assert!(before.shares_ruleset(&after));
+        assert!(Arc::ptr_eq(&before.coverage, &after.coverage));
+        assert_eq!(before.generation(), after.generation());
+    }
+
+    #[test]
+    fn a_new_index_shares_the_rules_and_new_rules_find_the_index() {
+        let mut assembly = assembly();
+        assembly.load_rules("rules.yaml", &rules("a")).unwrap();
+        assembly.set_index(Arc::default());
+        let before = assembly.assemble().unwrap().snapshot;
+        assert!(before.coverage(SecretId(0)).is_none());
+        assembly.set_index(index("a", State::Usable));
+        let after = assembly.assemble().unwrap().snapshot;
+        assert!(after.coverage(SecretId(0)).is_some());
+        assert!(before.shares_ruleset(&after));
+        assembly.load_rules("rules.yaml", &rules("b")).unwrap();
+        assembly.set_namespaces(namespaces(&["n"]));
+        let renamed = assembly.assemble().unwrap().snapshot;
+        assert!(renamed.coverage(SecretId(0)).is_none(), "b is unknown");
+        assert_eq!(renamed.generation(), 2);
+        assert!(renamed.namespaces().labels("n").is_some());
+    }
+
+    #[test]
+    fn findings_come_once_with_what_they_are_about() {
+        let mut assembly = assembly();
+        assembly.load_rules("rules.yaml", &rules("a")).unwrap();
+        let reason = "not JSON".to_owned();
+        let state = State::Unusable {
+            reason: reason.clone(),
+        };
+        assembly.set_index(index("a", state));
+        let pull_secret = "a".to_owned();
+        let unusable = Finding::Unusable {
+            pull_secret,
+            reason,
+        };
+        assert_eq!(assembly.assemble().unwrap().findings, [unusable]);
+        assembly.set_namespaces(namespaces(&["n"]));
+        assert_eq!(assembly.assemble().unwrap().findings, []);
+    }
+
+    #[test]
+    fn rules_are_bound_to_manifests_again_after_tidying_up() {
+        let manifest = |name: &str| SecretManifest {
+            namespace: None,
+            name: name.to_owned(),
+            coverage: index("x", State::Usable).secrets["x"].clone(),
+        };
+        let mut assembly = assembly();
+        assembly.load_rules("rules.yaml", &rules("a")).unwrap();
+        assembly.set_manifests(vec![manifest("b")]);
+        let secret = "b".to_owned();
+        let findings = assembly.assemble().unwrap().findings;
+        assert_eq!(findings, [Finding::Unclaimed { secret }]);
+        assembly.tidy();
+        assembly.set_manifests(vec![manifest("a")]);
+        let assembled = assembly.assemble().unwrap();
+        assert!(assembled.snapshot.coverage(SecretId(0)).is_some());
+        assert_eq!(assembled.findings, []);
+    }
+
+    #[test]
+    fn fixed_labels_are_those_of_every_namespace() {
+        let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        let namespaces = Namespaces::Fixed(Arc::new(labels.clone()));
+        assert_eq!(namespaces.labels("any"), Some(&labels));
+    }
+}

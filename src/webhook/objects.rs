@@ -104,30 +104,18 @@ pub fn follow_rules(
     followers: &mut JoinSet<()>,
     cluster: &Cluster<'_>,
     (rules, index): (&str, &str),
-    mut publisher: Publisher,
+    publisher: Publisher,
     readiness: &Readiness,
 ) -> Result<(), ConnectError> {
-    // Until there is an index nothing is known about any secret: enough for rules with `images`.
-    publisher.assembly.set_index(Arc::default());
-    let text = |kind, name, key, seen| Text {
-        called: cluster.called(kind, name),
-        key,
-        seen,
-        last: None,
-    };
     let rules_seen = cluster.follow(followers, rules, "rules")?;
     let index_seen = cluster.follow(followers, index, "index")?;
-    let mut objects = RulesObjects {
-        rules: text("ConfigMap", rules, RULES_KEY, rules_seen),
-        index: text("ConfigMap", index, INDEX_KEY, index_seen),
-        namespaces: cluster.follow_namespaces(followers)?,
-        rules_hash: None,
-        index_made_for: None,
+    let mut objects = RulesObjects::new(
+        Text::new(cluster.called("ConfigMap", rules), RULES_KEY, rules_seen),
+        Text::new(cluster.called("ConfigMap", index), INDEX_KEY, index_seen),
+        cluster.follow_namespaces(followers)?,
         publisher,
-        index_condition: readiness.condition("index", "none that knows the rules yet"),
-        namespaces_condition: readiness.condition("namespaces", "not listed yet"),
-        patience_ends: Instant::now() + FIRST_SIGHT_MAX,
-    };
+        readiness,
+    );
     let panics = cluster.metrics.panics.clone();
     followers.spawn(async move {
         let (mut rules, mut index) = (objects.rules.seen.clone(), objects.index.seen.clone());
@@ -193,6 +181,15 @@ struct Text {
 }
 
 impl Text {
+    fn new(called: String, key: &'static str, seen: watch::Receiver<Seen<ConfigMap>>) -> Self {
+        Self {
+            called,
+            key,
+            seen,
+            last: None,
+        }
+    }
+
     /// The text, or why there is none, if it is another than last time.
     fn changed(&mut self) -> Option<Result<&str, &str>> {
         let Self { called, key, .. } = self;
@@ -230,6 +227,28 @@ struct RulesObjects {
 }
 
 impl RulesObjects {
+    fn new(
+        rules: Text,
+        index: Text,
+        namespaces: watch::Receiver<Option<LabelsByName>>,
+        mut publisher: Publisher,
+        readiness: &Readiness,
+    ) -> Self {
+        // Until there is an index nothing is known about any secret: enough for rules with `images`.
+        publisher.assembly.set_index(Arc::default());
+        Self {
+            rules,
+            index,
+            namespaces,
+            rules_hash: None,
+            index_made_for: None,
+            publisher,
+            index_condition: readiness.condition("index", "none that knows the rules yet"),
+            namespaces_condition: readiness.condition("namespaces", "not listed yet"),
+            patience_ends: Instant::now() + FIRST_SIGHT_MAX,
+        }
+    }
+
     /// Whether there are new rules to publish.
     fn reload_rules(&mut self) -> bool {
         let Some(text) = self.rules.changed() else {
@@ -292,11 +311,12 @@ impl RulesObjects {
         true
     }
 
-    /// Whether a rule goes by what its secrets cover, and the index does not know these rules.
+    /// Whether there are no rules, or one goes by what its secrets cover and the index does not know it.
     fn lacks_index(&self) -> bool {
-        let ruleset = self.publisher.assembly.ruleset();
-        let needs_index = ruleset.is_none_or(|set| set.rules().iter().any(|rule| !rule.by_images));
-        needs_index && self.index_made_for != self.rules_hash
+        self.publisher.assembly.ruleset().is_none_or(|ruleset| {
+            self.index_made_for != self.rules_hash
+                && ruleset.rules().iter().any(|rule| !rule.by_images)
+        })
     }
 }
 
@@ -346,5 +366,221 @@ impl Reload for CertificateObject {
             }
         }
         self.last = seen;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shutdown::{self, Stopper};
+    use crate::webhook::serving::ServingStore;
+    use tokio::time::advance;
+
+    const HEAD: &str = "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\n";
+    const BY_IMAGES: &str =
+        "pullSecrets: [{name: a}]\nrules: [{name: r, images: [r.io], pullSecrets: [a]}]\n";
+    const BY_KEYS: &str = "pullSecrets: [{name: a}]\nrules: [{name: r, pullSecrets: [a]}]\n";
+
+    /// The objects, set by hand.
+    struct Fixture {
+        rules: watch::Sender<Seen<ConfigMap>>,
+        index: watch::Sender<Seen<ConfigMap>>,
+        namespaces: watch::Sender<Option<LabelsByName>>,
+        objects: RulesObjects,
+        readiness: Readiness,
+        store: Arc<ServingStore>,
+        metrics: Arc<Metrics>,
+        _stopper: Stopper,
+    }
+
+    fn config_map(key: &str, text: &str) -> Seen<ConfigMap> {
+        let data = [(key.to_owned(), text.to_owned())].into();
+        Seen::Present(Arc::new(ConfigMap {
+            data: Some(data),
+            ..ConfigMap::default()
+        }))
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let metrics = Arc::new(Metrics::new().unwrap());
+            let store = Arc::new(ServingStore::new(metrics.clone()));
+            let (stopper, stop) = shutdown::channel();
+            let readiness = Readiness::new(stop);
+            let condition = readiness.condition("rules", "not in use yet");
+            let publisher = Publisher::new(
+                Namespaces::default(),
+                store.clone(),
+                metrics.clone(),
+                condition,
+            );
+            let (rules, rules_seen) = watch::channel(Seen::NotYet);
+            let (index, index_seen) = watch::channel(Seen::NotYet);
+            let (namespaces, namespaces_seen) = watch::channel(None);
+            let objects = RulesObjects::new(
+                Text::new("ConfigMap n/rules".to_owned(), RULES_KEY, rules_seen),
+                Text::new("ConfigMap n/index".to_owned(), INDEX_KEY, index_seen),
+                namespaces_seen,
+                publisher,
+                &readiness,
+            );
+            Self {
+                rules,
+                index,
+                namespaces,
+                objects,
+                readiness,
+                store,
+                metrics,
+                _stopper: stopper,
+            }
+        }
+
+        fn set_rules(&mut self, text: &str) {
+            let text = format!("{HEAD}{text}");
+            self.rules.send_replace(config_map(RULES_KEY, &text));
+            self.objects.reload();
+        }
+
+        fn set_index(&mut self, rules: &str) {
+            let json = IndexDocument::new(&format!("{HEAD}{rules}"))
+                .to_json()
+                .unwrap();
+            self.index.send_replace(config_map(INDEX_KEY, &json));
+            self.objects.reload();
+        }
+
+        fn list_namespaces(&mut self) {
+            self.namespaces.send_replace(Some(LabelsByName::new()));
+            self.objects.reload();
+        }
+
+        /// What keeps it from being ready, by name.
+        fn missing(&self) -> Vec<String> {
+            let (_, report) = self.readiness.report();
+            let missing = report.lines().filter_map(|line| line.strip_prefix("[-] "));
+            let name = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+            missing.map(name).collect()
+        }
+
+        fn generation(&self) -> Option<u64> {
+            Some(self.store.load().as_ref()?.snapshot.generation())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_by_images_need_no_index() {
+        let mut fixture = Fixture::new();
+        fixture.objects.reload();
+        assert_eq!(fixture.missing(), ["rules", "index", "namespaces"]);
+        fixture.set_rules(BY_IMAGES);
+        assert_eq!(fixture.missing(), ["namespaces"]);
+        fixture.list_namespaces();
+        assert!(fixture.missing().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_by_keys_wait_for_an_index_that_knows_them_and_for_no_other() {
+        let mut fixture = Fixture::new();
+        fixture.list_namespaces();
+        fixture.set_rules(BY_KEYS);
+        fixture.set_index(BY_IMAGES);
+        assert_eq!(fixture.missing(), ["index"]);
+        assert_eq!(fixture.generation(), Some(1), "published all the same");
+        fixture.set_index(BY_KEYS);
+        assert!(fixture.missing().is_empty());
+        fixture.set_rules(&format!("{BY_KEYS}# edited\n"));
+        assert!(
+            fixture.missing().is_empty(),
+            "an edit is no reason to stop serving"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_never_seen_is_waited_for_30_s() {
+        let mut fixture = Fixture::new();
+        fixture.set_rules(BY_KEYS);
+        fixture.index.send_replace(Seen::Absent);
+        advance(FIRST_SIGHT_MAX - Duration::from_millis(1)).await;
+        fixture.objects.reload();
+        assert_eq!(fixture.missing(), ["index", "namespaces"]);
+        advance(Duration::from_millis(1)).await;
+        fixture.objects.reload();
+        assert!(fixture.missing().is_empty());
+        assert_eq!(FIRST_SIGHT_MAX.as_secs(), 30, "what the contract says");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_bad_or_gone_keeps_the_last_good_rules() {
+        let mut fixture = Fixture::new();
+        fixture.set_rules(BY_IMAGES);
+        let other_key = config_map("rules.yml", BY_IMAGES);
+        let too_large = "#".repeat(CONFIG_MAP_RULES_BYTES_MAX + 1);
+        let too_large = config_map(RULES_KEY, &too_large);
+        for bad in [
+            config_map(RULES_KEY, "{"),
+            other_key,
+            too_large,
+            Seen::Absent,
+        ] {
+            fixture.rules.send_replace(bad);
+            fixture.objects.reload();
+            assert_eq!(fixture.metrics.rules_valid.get(), 0);
+            assert_eq!(fixture.generation(), Some(1));
+            assert_eq!(fixture.missing(), ["namespaces"]);
+        }
+        fixture.set_rules("pullSecrets: []\nrules: []\n");
+        assert_eq!(fixture.metrics.rules_valid.get(), 1);
+        assert_eq!(fixture.generation(), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cold_start_says_why_it_is_not_ready() {
+        let mut fixture = Fixture::new();
+        for (seen, reason) in [
+            (Seen::Absent, "[-] rules: ConfigMap n/rules does not exist"),
+            (
+                config_map("x", ""),
+                "[-] rules: ConfigMap n/rules has no key \"rules.yaml\"",
+            ),
+            (
+                config_map(RULES_KEY, "rulez: []"),
+                "[-] rules: rules.yaml:1:1: ",
+            ),
+        ] {
+            fixture.rules.send_replace(seen);
+            fixture.objects.reload();
+            let (ready, report) = fixture.readiness.report();
+            assert!(!ready && report.contains(reason), "{report}");
+        }
+        assert!(fixture.generation().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_rules_are_compiled_once() {
+        let mut fixture = Fixture::new();
+        fixture.set_rules(BY_IMAGES);
+        fixture.set_rules(BY_IMAGES);
+        fixture.list_namespaces();
+        assert_eq!(fixture.metrics.rules_generation.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_index_keeps_the_last_good_one() {
+        let mut fixture = Fixture::new();
+        fixture.set_rules(BY_KEYS);
+        let json = r#"{"version":1,"rules":"","secrets":{"a":{"keys":["r.io"],"state":"usable"}}}"#;
+        let later = json.replace("\"version\":1", "\"version\":2");
+        for seen in [
+            config_map(INDEX_KEY, json),
+            config_map(INDEX_KEY, &later),
+            Seen::Absent,
+        ] {
+            fixture.index.send_replace(seen);
+            fixture.objects.reload();
+            let serving = fixture.store.load();
+            let snapshot = &serving.as_ref().unwrap().snapshot;
+            assert!(snapshot.coverage(crate::rules::SecretId(0)).is_some());
+        }
     }
 }

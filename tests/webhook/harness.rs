@@ -53,7 +53,7 @@ impl Server {
         Self::start_with(handler.into_router(), limits, metrics).await
     }
 
-    async fn start_with(router: Router, limits: Limits, metrics: Arc<Metrics>) -> Self {
+    pub(crate) async fn start_with(router: Router, limits: Limits, metrics: Arc<Metrics>) -> Self {
         let certificates = Arc::new(Certificates::new(metrics.clone(), condition()));
         let leaf = CA
             .issue(&["localhost"], SystemTime::now(), LEAF_LIFETIME)

@@ -8,6 +8,7 @@ mod connections;
 mod harness;
 mod limits;
 mod logging;
+mod namespaces;
 mod probes;
 mod process;
 mod replacement;

@@ -135,18 +135,84 @@ impl Api {
     }
 
     fn exchange(&self, request: &[u8]) -> std::io::Result<Vec<u8>> {
+        let mut stream = self.connect()?;
+        stream.write_all(request)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    }
+
+    fn connect(&self) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         let name = ServerName::IpAddress(self.address.ip().into());
         let connection =
             ClientConnection::new(Arc::clone(&self.tls), name).map_err(std::io::Error::other)?;
-        let mut stream = StreamOwned::new(connection, stream);
-        stream.write_all(request)?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok(answer)
+        Ok(StreamOwned::new(connection, stream))
     }
+}
+
+/// One connection that is kept between requests.
+pub(crate) struct KeptConnection(StreamOwned<ClientConnection, TcpStream>);
+
+impl KeptConnection {
+    /// Connects and does the handshake.
+    pub(crate) fn open(api: &Api) -> Self {
+        let mut stream = api.connect().expect("the server listens");
+        while stream.conn.is_handshaking() {
+            let handshake = stream.conn.complete_io(&mut stream.sock);
+            handshake.expect("a handshake succeeds");
+        }
+        Self(stream)
+    }
+
+    /// The certificate that the server showed.
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
+        let chain = self
+            .0
+            .conn
+            .peer_certificates()
+            .expect("after the handshake");
+        chain[0].clone().into_owned()
+    }
+
+    /// Posts `object`, reads the whole answer, and gives its status.
+    pub(crate) fn post(&mut self, path: &str, object: &Value) -> u16 {
+        let body = object.to_string();
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: kept\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
+        self.0
+            .write_all(request.as_bytes())
+            .expect("the connection is open");
+        let mut answer = Vec::new();
+        while !is_whole(&answer) {
+            let mut part = [0; 4096];
+            let read = self.0.read(&mut part).expect("the connection is open");
+            assert!(read > 0, "the connection was closed");
+            answer.extend_from_slice(&part[..read]);
+        }
+        parse_answer(&answer).status
+    }
+}
+
+/// Whether a body of the length that the head says is there.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let head = head.to_ascii_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = length
+        .and_then(|n| n.parse().ok())
+        .expect("an answer has a length");
+    body.len() >= length
 }
 
 fn parse_answer(bytes: &[u8]) -> Answer {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::api::Api;
 use super::network;
@@ -64,7 +64,7 @@ impl ControlPlane {
             processes: Vec::new(),
             api_server: Mutex::default(),
         };
-        plane.kubeconfig = plane.write_kubeconfig("admin", &admin);
+        plane.kubeconfig = plane.write_kubeconfig("admin", address, &certificate_of(&admin));
         plane.start_etcd();
         let server = plane.start_api_server("kube-apiserver", address, &[]);
         *plane.api_server() = Some(server);
@@ -144,7 +144,7 @@ impl ControlPlane {
     pub(crate) fn user(&self, user: &str, group: &str) -> PathBuf {
         let file = user.replace(':', "-");
         let pair = self.pki.client(&file, user, group);
-        self.write_kubeconfig(&file, &pair)
+        self.write_kubeconfig(&file, self.address, &certificate_of(&pair))
     }
 
     fn start_etcd(&mut self) {
@@ -226,19 +226,11 @@ impl ControlPlane {
 
     /// A kubeconfig that shows `token` to the API server at `address`.
     pub(crate) fn token_kubeconfig(&self, name: &str, address: SocketAddr, token: &str) -> PathBuf {
-        self.write_user(name, address, &serde_json::json!({"token": token}))
+        self.write_kubeconfig(name, address, &json!({"token": token}))
     }
 
-    fn write_kubeconfig(&self, name: &str, user: &Pair) -> PathBuf {
-        let user = serde_json::json!({
-            "client-certificate": user.certificate,
-            "client-key": user.key,
-        });
-        self.write_user(name, self.address, &user)
-    }
-
-    fn write_user(&self, name: &str, address: SocketAddr, user: &Value) -> PathBuf {
-        let config = serde_json::json!({
+    fn write_kubeconfig(&self, name: &str, address: SocketAddr, user: &Value) -> PathBuf {
+        let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "test", "cluster": {
@@ -261,6 +253,11 @@ fn bind_address() -> Ipv4Addr {
         Ok(()) => Ipv4Addr::UNSPECIFIED,
         Err(_) => Ipv4Addr::LOCALHOST,
     }
+}
+
+/// What a kubeconfig says of a user with a certificate.
+fn certificate_of(user: &Pair) -> Value {
+    json!({"client-certificate": user.certificate, "client-key": user.key})
 }
 
 /// `--name=path`.

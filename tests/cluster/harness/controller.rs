@@ -1,12 +1,13 @@
 //! What the chart makes for a controller, with exactly its permissions, and controllers that run on it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
+use super::api::{Answer, Api};
 use super::cluster::Cluster;
 use super::control_plane::free_address;
 use super::namespace::Namespace;
@@ -32,7 +33,6 @@ pub(crate) struct Installation<'a> {
     /// The namespace, which gives its name to the webhook configuration too.
     pub(crate) namespace: Namespace<'a>,
     cluster: &'a Cluster,
-    kubeconfig: PathBuf,
 }
 
 impl<'a> Installation<'a> {
@@ -52,11 +52,7 @@ impl<'a> Installation<'a> {
         for (path, object) in permissions(&name) {
             cluster.api.post(&path, &object).expect("the name is new");
         }
-        let installation = Self {
-            kubeconfig: cluster.account_kubeconfig(&cluster.api, &name, ACCOUNT),
-            namespace,
-            cluster,
-        };
+        let installation = Self { namespace, cluster };
         installation.create_configuration(&configuration(&name));
         installation
     }
@@ -74,13 +70,18 @@ impl<'a> Installation<'a> {
             .cluster
             .api
             .request("DELETE", &path, "application/json", None);
-        answer
-            .and_then(super::api::Answer::ok)
-            .expect("it is there");
+        answer.and_then(Answer::ok).expect("it is there");
     }
 
     /// Starts a controller as its ServiceAccount.
     pub(crate) fn controller(&self, arguments: &[&str]) -> Controller {
+        self.controller_at(&self.cluster.api, arguments)
+    }
+
+    /// Starts a controller that talks to this API server.
+    pub(crate) fn controller_at(&self, api: &Api, arguments: &[&str]) -> Controller {
+        let name = &self.namespace.name;
+        let kubeconfig = self.cluster.account_kubeconfig(api, name, ACCOUNT);
         let probes = free_address();
         let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
         command
@@ -88,7 +89,7 @@ impl<'a> Installation<'a> {
             .args(["--webhook-configuration", &self.namespace.name])
             .args(["--probe-addr", &probes.to_string()])
             .args(arguments)
-            .env("KUBECONFIG", &self.kubeconfig);
+            .env("KUBECONFIG", &kubeconfig);
         let name = self.cluster.unique("pullpass-controller");
         Controller {
             process: Process::start(&name, &mut command, self.cluster.logs()),

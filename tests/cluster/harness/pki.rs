@@ -7,6 +7,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 /// The authority and the directory its certificates are written to.
 pub(crate) struct Pki {
@@ -21,6 +23,13 @@ pub(crate) struct Pair {
     pub(crate) certificate: PathBuf,
     /// Its private key, PKCS#8.
     pub(crate) key: PathBuf,
+}
+
+impl Pair {
+    /// The certificate, DER.
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_file(&self.certificate).expect("we wrote it")
+    }
 }
 
 impl Pki {

@@ -22,27 +22,56 @@ use crate::harness::wait::{HAPPY, ONE_BACK_OFF, wait_for};
 use crate::harness::webhook::{Pullpass, WEBHOOK, create_service};
 
 pub(crate) fn register(trials: &mut Trials) {
-    trials.api("incident_34_six_writes_a_minute_in_a_fight", fight);
-    trials.api("incident_24_every_leaf_verifies_during_rotations", rotation);
-    trials.api("leader_killed_and_the_next_one_writes", killed);
-    trials.api("leader_ended_gives_its_lease_back", ended);
-    trials.api("incident_15_16_everything_is_made_from_nothing", fresh);
-    trials.api("certificates_tls_secret_deleted", tls_deleted);
-    trials.api("certificates_ca_secret_deleted", ca_deleted);
-    trials.api("certificates_both_secrets_corrupted", corrupted);
-    trials.api("certificates_ca_bundle_overwritten_by_hand", overwritten);
-    trials.api("certificates_secret_of_somebody_else_left_alone", foreign);
+    trials.api(
+        "controller_incident_34_six_writes_a_minute_in_a_fight",
+        fight,
+    );
+    trials.api(
+        "controller_incident_24_every_leaf_verifies_during_rotations",
+        rotation,
+    );
+    trials.api("controller_leader_killed_and_the_next_one_writes", killed);
+    trials.api("controller_leader_whose_lease_is_taken_stops", taken);
+    trials.api(
+        "controller_incident_10_leader_whose_api_server_is_frozen_stops_first",
+        frozen,
+    );
+    trials.api("controller_leader_ended_gives_its_lease_back", ended);
+    trials.api(
+        "controller_incident_15_16_everything_is_made_from_nothing",
+        fresh,
+    );
+    trials.api("controller_certificates_tls_secret_deleted", tls_deleted);
+    trials.api("controller_certificates_ca_secret_deleted", ca_deleted);
+    trials.api("controller_certificates_both_secrets_corrupted", corrupted);
+    trials.api(
+        "controller_certificates_ca_bundle_overwritten_by_hand",
+        overwritten,
+    );
+    trials.api(
+        "controller_certificates_secret_of_somebody_else_left_alone",
+        foreign,
+    );
     trials.api(
         "certificates_secret_of_a_wrong_type_is_made_again",
         wrong_type,
     );
-    trials.api("certificates_wait_for_the_webhook_configuration", missing);
+    trials.api(
+        "controller_certificates_wait_for_the_webhook_configuration",
+        missing,
+    );
     trials.node(
-        "incident_05_ready_once_the_webhook_answers_through_its_service",
+        "controller_incident_05_ready_once_the_webhook_answers_through_its_service",
         ready,
     );
-    trials.api("certificates_provided_are_copied_into_ca_bundle", provided);
-    trials.api("certificates_of_cert_manager_are_left_alone", cert_manager);
+    trials.api(
+        "controller_certificates_provided_are_copied_into_ca_bundle",
+        provided,
+    );
+    trials.api(
+        "controller_certificates_of_cert_manager_are_left_alone",
+        cert_manager,
+    );
 }
 
 /// After this the Lease of a killed leader is over, on a machine that builds something else.
@@ -408,6 +437,52 @@ fn ended(cluster: &Cluster) {
     let lease = cluster.api.get(&path).unwrap();
     assert_eq!(lease["spec"]["holderIdentity"], Value::Null, "{lease}");
     takes_over(&second);
+}
+
+fn taken(cluster: &Cluster) {
+    let installation = Installation::create(cluster, "taken", RULES);
+    let controller = installation.settled(&[]);
+    let patch = json!({"spec": {"holderIdentity": "somebody"}}).to_string();
+    let arguments = ["patch", "lease", LEASE, "--type=merge", "-p", &patch];
+    installation.namespace.kubectl(&arguments, "");
+    wait_for("it stops", TAKE_OVER, || {
+        let is_leader = controller.metric("pullpass_leader").eq(&1.0);
+        (!is_leader).then_some(()).ok_or_else(|| controller.log())
+    });
+    // Nobody renews for somebody.
+    takes_over(&controller);
+}
+
+fn frozen(cluster: &Cluster) {
+    let installation = Installation::create(cluster, "frozen", RULES);
+    let (server, api) = cluster.another_api_server();
+    let first = installation.controller_at(&api, &[]);
+    wait_for("the leaf verifies", HAPPY, || installation.verified());
+    let second = installation.controller(&[]);
+    let leads = |controller: &Controller| controller.metric("pullpass_leader").eq(&1.0);
+    server.signal("STOP");
+    installation.delete(TLS);
+    let start = Instant::now();
+    let mut stopped = None;
+    wait_for("the other controller leads", TAKE_OVER, || {
+        // In this order, or the second could become leader between the two looks.
+        let (second_leads, first_leads) = (leads(&second), leads(&first));
+        if !first_leads {
+            stopped.get_or_insert_with(|| start.elapsed());
+        }
+        assert!(!(second_leads && first_leads), "two leaders");
+        second_leads.then_some(()).ok_or_else(|| second.log())
+    });
+    let stopped = stopped.expect("the first stopped before").as_secs_f64();
+    println!(
+        "frozen: stopped after {stopped:.1} s, replaced after {:?}",
+        start.elapsed()
+    );
+    healed("leaf made again by the other", || installation.verified());
+    server.signal("CONT");
+    // It is a candidate again, and wins once the other one ends.
+    second.terminate();
+    takes_over(&first);
 }
 
 fn foreign(cluster: &Cluster) {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.api(
-        "rules_edit_gone_wrong_is_an_event_with_line_and_column",
+        "controller_rules_edit_gone_wrong_is_an_event_with_line_and_column",
         edits,
     );
 }

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use pullpass::cluster::watch::WATCH_SECONDS;
+use pullpass::index::IndexDocument;
 use serde_json::{Value, json};
 
 use super::{IMAGE, RULES};
-use crate::harness::api::Api;
+use crate::harness::api::{Api, KeptConnection};
 use crate::harness::cluster::Cluster;
+use crate::harness::kubectl::Kubectl;
 use crate::harness::namespace::Namespace;
 use crate::harness::pki::Pair;
 use crate::harness::trials::Trials;
@@ -24,6 +27,17 @@ pub(crate) fn register(trials: &mut Trials) {
         rules_edits,
     );
     trials.api("watches_a_cold_start_with_bad_rules_recovers", cold_start);
+    trials.api("watches_an_index_says_what_secrets_cover", index);
+    trials.api(
+        "incident_19_watches_a_rotated_certificate_is_served",
+        rotation,
+    );
+    trials.api("watches_a_namespace_made_with_its_pod", new_namespaces);
+    trials.api(
+        "incident_10_incident_36_watches_survive_a_frozen_api_server",
+        frozen,
+    );
+    trials.api("watches_the_account_may_read_and_nothing_else", account);
 }
 
 /// Names of the objects, as the chart calls them.
@@ -187,7 +201,7 @@ fn grant(cluster: &Cluster, namespace: &str) {
         core("configmaps", &[RULES_MAP, INDEX_MAP], &READ),
         core("secrets", &[TLS_SECRET], &READ),
     ]});
-    let cluster_role = json!({"rules": [core("namespaces", &[], &["list", "watch"])]});
+    let cluster_role = json!({"rules": [core("namespaces", &[], &READ)]});
     let wide = format!("{ACCOUNT}-{namespace}");
     let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
         of_kind("ServiceAccount", ACCOUNT, json!({})),
@@ -249,4 +263,267 @@ fn cold_start(cluster: &Cluster) {
     follower.edit(RULES);
     follower.pullpass.until_ready();
     assert_eq!(follower.decides("default", IMAGE), ["alpha"]);
+}
+
+fn index(cluster: &Cluster) {
+    const COVERED: &str = "
+apiVersion: pullpass.dev/v1alpha1
+kind: PullRules
+pullSecrets: [{name: alpha}]
+rules: [{name: covered, pullSecrets: [alpha]}]
+";
+    let follower = Follower::start(cluster, COVERED);
+    wait_for("the probe says that there is no index", HAPPY, || {
+        let report = follower.pullpass.probe("/readyz").expect_err("not ready");
+        let rest_is_met = ["[+] rules", "[+] certificate", "[+] namespaces"];
+        let is_all = report.contains("[-] index: none that knows the rules yet")
+            && rest_is_met.iter().all(|met| report.contains(met));
+        is_all.then_some(()).ok_or(report)
+    });
+    let mut document = IndexDocument::new(COVERED);
+    let secret = json!({"keys": ["registry.example.com"], "state": "usable"});
+    let secret = serde_json::from_value(secret).expect("the form of the index");
+    document.secrets.insert("alpha".to_owned(), secret);
+    let json = document.to_json().expect("small");
+    let map = config_map(INDEX_MAP, "index.json", &json);
+    follower.namespace.create_object("configmaps", &map);
+    follower.pullpass.until_ready();
+    assert_eq!(follower.decides("default", IMAGE), ["alpha"]);
+    assert!(
+        follower
+            .decides("default", "other.example.com/app")
+            .is_empty()
+    );
+
+    let later = config_map(
+        INDEX_MAP,
+        "index.json",
+        &json.replace("\"version\":1", "\"version\":2"),
+    );
+    follower
+        .namespace
+        .kubectl(&["replace", "-f", "-"], &later.to_string());
+    follower.until_logged("index not used: the last good one stays in use");
+    assert_eq!(follower.decides("default", IMAGE), ["alpha"]);
+}
+
+fn rotation(cluster: &Cluster) {
+    let follower = Follower::ready(cluster, RULES);
+    let address = follower.pullpass.address();
+    let mut old = KeptConnection::open(&cluster.api.at(address));
+    assert_eq!(old.post("/mutate", &review("default", IMAGE)), 200);
+
+    let next = cluster.new_webhook_certificate();
+    let secret = tls_secret(&next).to_string();
+    let before = Instant::now();
+    follower.namespace.kubectl(&["replace", "-f", "-"], &secret);
+    wait_for("a handshake shows the new certificate", HAPPY, || {
+        let shown = KeptConnection::open(&cluster.api.at(address)).certificate();
+        let differs = "still the old certificate".to_owned();
+        (shown == next.der()).then_some(()).ok_or(differs)
+    });
+    println!(
+        "a rotated certificate was served after {:.3} s",
+        before.elapsed().as_secs_f64()
+    );
+    assert_eq!(
+        old.post("/mutate", &review("default", IMAGE)),
+        200,
+        "connections survive"
+    );
+
+    let mut mismatched = tls_secret(&cluster.new_webhook_certificate());
+    mismatched["data"]["tls.key"] = tls_secret(&next)["data"]["tls.key"].clone();
+    follower
+        .namespace
+        .kubectl(&["replace", "-f", "-"], &mismatched.to_string());
+    follower.until_logged("the private key does not belong to the first certificate");
+    follower
+        .namespace
+        .kubectl(&["delete", "secret", TLS_SECRET], "");
+    follower.until_logged("pullpass-tls does not exist");
+    assert_eq!(
+        KeptConnection::open(&cluster.api.at(address)).certificate(),
+        next.der()
+    );
+    assert_eq!(
+        follower
+            .pullpass
+            .metric("pullpass_certificate_load_failures"),
+        2.0
+    );
+    follower.pullpass.until_ready();
+}
+
+fn new_namespaces(cluster: &Cluster) {
+    let rules = RULES.replace(
+        "name: registry,",
+        "name: registry, namespaceSelector: {matchLabels: {pull: \"yes\"}},",
+    );
+    let follower = Follower::ready(cluster, &rules);
+    let mut at_once = 0;
+    for _ in 0..20 {
+        let name = cluster.unique("just-made");
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"pull": "yes"}},
+        });
+        cluster
+            .api
+            .post("/api/v1/namespaces", &object)
+            .expect("the name is new");
+        at_once += u32::from(follower.decides(&name, IMAGE) == ["alpha"]);
+        wait_for("the namespace is known", HAPPY, || {
+            let decided = follower.decides(&name, IMAGE);
+            (decided == ["alpha"])
+                .then_some(())
+                .ok_or_else(|| format!("{decided:?}"))
+        });
+    }
+    let waits = || follower.pullpass.metric("pullpass_namespace_waits_total");
+    println!(
+        "{at_once} of 20 Pods that came with their namespace were injected, {} reviews waited",
+        waits()
+    );
+    assert!(at_once > 0, "nobody waited for the watch");
+    let before = waits();
+    assert!(follower.decides("never-made", IMAGE).is_empty());
+    assert_eq!(waits(), before + 1.0);
+    assert!(
+        follower
+            .decides("never-made", "other.example.com/app")
+            .is_empty()
+    );
+    assert_eq!(waits(), before + 1.0, "no rule could have matched");
+    // A label that comes later counts from then on.
+    let labelled = Namespace::create(cluster, "labelled", "none");
+    assert!(follower.decides(&labelled.name, IMAGE).is_empty());
+    cluster
+        .kubectl
+        .run(&["label", "namespace", &labelled.name, "pull=yes"], "");
+    wait_for("the new label counts", HAPPY, || {
+        let decided = follower.decides(&labelled.name, IMAGE);
+        (decided == ["alpha"])
+            .then_some(())
+            .ok_or_else(|| format!("{decided:?}"))
+    });
+}
+
+/// Long enough for a watch to be asked for once in vain.
+const FREEZE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
+
+fn frozen(cluster: &Cluster) {
+    let (process, api) = cluster.another_api_server();
+    let follower = Follower::start_at(cluster, &api, RULES);
+    follower.pullpass.until_ready();
+    let age = |watch: &str| {
+        let series = format!("pullpass_watch_age_seconds{{watch=\"{watch}\"}}");
+        follower.pullpass.metric(&series)
+    };
+
+    process.signal("STOP");
+    // Through the other API server.
+    follower.edit(
+        &RULES
+            .replace("alpha}", "beta}")
+            .replace("[alpha]", "[beta]"),
+    );
+    let start = Instant::now();
+    let mut slowest = Duration::ZERO;
+    wait_for(
+        "every watch is older than a healthy one",
+        HAPPY + FREEZE,
+        || {
+            let asked = Instant::now();
+            assert_eq!(follower.decides("default", IMAGE), ["alpha"]);
+            slowest = slowest.max(asked.elapsed());
+            follower
+                .pullpass
+                .probe("/readyz")
+                .expect("readiness does not depend on the API server");
+            let age = WATCHES.map(age).into_iter().fold(f64::MAX, f64::min);
+            (age > FREEZE.as_secs_f64())
+                .then_some(())
+                .ok_or_else(|| format!("{age} s"))
+        },
+    );
+    println!(
+        "frozen for {:.0} s: slowest answer {:.1} ms",
+        start.elapsed().as_secs_f64(),
+        slowest.as_secs_f64() * 1e3
+    );
+
+    process.signal("CONT");
+    let resumed = Instant::now();
+    follower.until_decides(IMAGE, &["beta"]);
+    println!(
+        "rules were fresh {:.1} s after the API server went on",
+        resumed.elapsed().as_secs_f64()
+    );
+    wait_for("every watch is fresh", HAPPY, || {
+        let ages = WATCHES.map(age);
+        let is_fresh = ages
+            .iter()
+            .all(|age| *age < resumed.elapsed().as_secs_f64());
+        is_fresh.then_some(()).ok_or_else(|| format!("{ages:?}"))
+    });
+}
+
+/// What the webhook watches, as its metrics call it.
+const WATCHES: [&str; 4] = ["rules", "index", "tls", "namespaces"];
+
+fn account(cluster: &Cluster) {
+    let follower = Follower::ready(cluster, RULES);
+    let namespace = &follower.namespace.name;
+    let other = config_map("other", "key", "text").to_string();
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "other"}});
+    follower.namespace.create_object("secrets", &secret);
+    let kubectl = Kubectl::new(&follower.kubeconfig, &cluster.directory("kubectl"));
+    let run = |arguments: &[&str], input: &str| {
+        kubectl.try_run(&[&["--namespace", namespace], arguments].concat(), input)
+    };
+    for readable in [
+        &["get", "configmap", RULES_MAP][..],
+        &["get", "secret", TLS_SECRET],
+        &["get", "namespaces"],
+    ] {
+        run(readable, "").unwrap_or_else(|error| panic!("{readable:?}: {error}"));
+    }
+    for (forbidden, input) in [
+        (&["create", "-f", "-"][..], &*other),
+        (&["annotate", "configmap", RULES_MAP, "a=b"], ""),
+        (&["delete", "configmap", RULES_MAP], ""),
+        (&["delete", "configmap", INDEX_MAP], ""),
+        (&["create", "secret", "generic", "new"], ""),
+        (
+            &[
+                "patch",
+                "secret",
+                TLS_SECRET,
+                "-p",
+                "{\"data\":{\"a\":\"Yg==\"}}",
+            ],
+            "",
+        ),
+        (&["delete", "secret", TLS_SECRET], ""),
+        (&["get", "secret", "other"], ""),
+        (&["get", "secrets"], ""),
+        (&["get", "secrets", "--all-namespaces"], ""),
+        (&["get", "configmaps"], ""),
+        (&["get", "pods", "--all-namespaces"], ""),
+        (&["create", "namespace", "new"], ""),
+        (&["label", "namespace", "default", "a=b"], ""),
+        (&["delete", "namespace", "default"], ""),
+        (&["create", "serviceaccount", "new"], ""),
+        (&["create", "token", ACCOUNT], ""),
+        (&["get", "mutatingwebhookconfigurations"], ""),
+        (&["delete", "mutatingwebhookconfigurations", "--all"], ""),
+    ] {
+        let refused = run(forbidden, input).expect_err(&format!("{forbidden:?}"));
+        assert!(
+            refused.contains("(Forbidden)") || refused.contains("forbidden"),
+            "{forbidden:?}: {refused}"
+        );
+    }
 }

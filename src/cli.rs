@@ -4,6 +4,7 @@
 mod check;
 mod completion;
 mod controller;
+mod doctor;
 mod explain;
 mod input;
 mod kubelet;
@@ -37,13 +38,14 @@ enum Command {
     Mutate(mutate::MutateArgs),
     Explain(explain::ExplainArgs),
     Test(test::TestArgs),
+    Doctor(doctor::DoctorArgs),
     Image(kubelet::ImageArgs),
     Match(kubelet::MatchArgs),
     Keys(kubelet::KeysArgs),
     Completion(completion::CompletionArgs),
 }
 
-/// How `check`, `explain` and `test` print what they found.
+/// How `check`, `explain`, `test` and `doctor` print what they found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     /// For people; in colours on a terminal, unless NO_COLOR is set
@@ -86,6 +88,8 @@ enum CliError {
     /// Errors of a rules text, rendered: they say `error` themselves.
     #[error("{0}")]
     Rules(String),
+    #[error("{0}")]
+    Cluster(String),
     #[error("cannot write the answer: {0}")]
     Write(#[from] io::Error),
 }
@@ -106,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Mutate(args) => mutate::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Image(args) => kubelet::image(&args),
         Command::Match(args) => kubelet::match_keys(&args),
         Command::Keys(args) => kubelet::keys(&args),

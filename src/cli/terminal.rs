@@ -33,6 +33,36 @@ pub(super) fn is_styled(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !no_color
 }
 
+/// One line on standard error that says what is going on, rewritten in place and gone at the end. Shows
+/// nothing where no person looks on.
+#[derive(Debug)]
+pub(super) struct Progress {
+    is_shown: bool,
+}
+
+impl Progress {
+    /// Nothing to say yet.
+    pub(super) fn new() -> Self {
+        Self {
+            is_shown: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Shows `text` instead of what was shown before.
+    pub(super) fn show(&self, text: &str) {
+        if self.is_shown {
+            // Carriage return, then "erase to the end of the line".
+            drop(write!(io::stderr(), "\r\x1b[K{text}"));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.show("");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Exit codes, formats and errors of `mutate`, `explain`, `test` and `completion`.
+//! Exit codes, formats and errors of `mutate`, `explain`, `test`, `doctor` and `completion`.
 
 use serde_json::Value;
 
@@ -434,4 +434,37 @@ fn text_that_is_not_utf_8_is_refused_with_a_fix() {
 fn the_help_of_keys_warns_of_user_info() {
     let help = pullpass("keys --help").stdout;
     assert!(help.contains("user:password@registry"), "{help}");
+}
+
+#[test]
+fn doctor_without_an_api_server_is_a_usage_error() {
+    let nobody = "apiVersion: v1
+kind: Config
+current-context: c
+contexts: [{name: c, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]
+users: [{name: u, user: {}}]
+";
+    let directory = tempfile::tempdir().unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    let doctor = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pullpass"));
+        let output = command
+            .args(["doctor", "-o", "json"])
+            .env("KUBECONFIG", &kubeconfig)
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(output.stdout, b"");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let missing = doctor();
+    assert!(
+        missing.contains("give a kubeconfig by KUBECONFIG"),
+        "{missing}"
+    );
+    std::fs::write(&kubeconfig, nobody).unwrap();
+    let refused = doctor();
+    assert!(refused.contains("cannot ask the API server"), "{refused}");
 }

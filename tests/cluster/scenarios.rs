@@ -4,6 +4,7 @@ mod capture;
 mod certificates;
 mod controls;
 mod corpus;
+mod doctor;
 mod edits;
 mod failures;
 mod injection;
@@ -50,6 +51,7 @@ pub(crate) fn register(trials: &mut Trials) {
     literal::register(trials);
     reach::register(trials);
     watches::register(trials);
+    doctor::register(trials);
     failures::register(trials);
     edits::register(trials);
     lists::register(trials);

@@ -13,7 +13,7 @@ use super::helm::Helm;
 use super::kubectl::Kubectl;
 use super::network::{self, BRIDGE_ADDRESS};
 use super::node::{self, Node};
-use super::pki::Pair;
+use super::pki::{Pair, Pki};
 use super::process::Process;
 use super::sandbox;
 use super::tier::Tier;
@@ -187,6 +187,17 @@ impl Cluster {
     /// What a webhook configuration needs to trust that certificate, PEM.
     pub(crate) fn ca_pem(&self) -> String {
         self.plane.pki.ca_pem()
+    }
+
+    /// The CA of another cluster, PEM.
+    pub(crate) fn foreign_ca_pem(&self) -> String {
+        Pki::create(&self.directory("foreign-pki")).ca_pem()
+    }
+
+    /// A certificate of this cluster's CA for `name`, PEM.
+    pub(crate) fn certificate_for(&self, name: &str) -> String {
+        let pair = self.plane.pki.server(&self.unique("server"), &[name]);
+        fs::read_to_string(pair.certificate).expect("we wrote it")
     }
 
     /// Where logs of the test's own programs go.

@@ -1,7 +1,7 @@
 //! etcd, kube-apiserver, kube-controller-manager and kube-scheduler.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -271,8 +271,8 @@ pub(crate) fn free_address() -> SocketAddr {
 }
 
 /// An address with this IP nobody listens on.
-pub(crate) fn free_address_on(ip: Ipv4Addr) -> SocketAddr {
-    let listener = TcpListener::bind((ip, 0)).expect("a port is free");
+pub(crate) fn free_address_on(ip: impl Into<IpAddr>) -> SocketAddr {
+    let listener = TcpListener::bind((ip.into(), 0)).expect("a port is free");
     listener
         .local_addr()
         .expect("a bound socket has an address")

@@ -24,6 +24,11 @@ impl Kubectl {
         }
     }
 
+    /// The kubeconfig.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     /// Runs kubectl with `input` as its standard input and gives its standard output.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
-use super::control_plane::{free_address, free_address_on};
+use super::control_plane::free_address_on;
 use super::namespace::Namespace;
 use super::network::BRIDGE_ADDRESS;
 use super::process::Process;
@@ -78,7 +78,8 @@ impl Registration {
         cluster.api.post(path, &object).expect("the name is new");
     }
 
-    fn configuration(&self, cluster: &Cluster) -> Value {
+    /// The configuration as it would be created.
+    pub(crate) fn configuration(&self, cluster: &Cluster) -> Value {
         let mut client = match &self.reach {
             Reach::Url(url) => json!({"url": url}),
             Reach::Service(name) => {
@@ -222,7 +223,7 @@ impl Pullpass {
         address: SocketAddr,
         configure: impl FnOnce(&mut Command),
     ) -> Self {
-        let probes = free_address();
+        let probes = free_address_on(address.ip());
         let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
         command
             .args(["webhook", "--log-level", "debug"])
@@ -274,6 +275,11 @@ impl Pullpass {
     /// Its port.
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// The port of its probes, at the same address.
+    pub(crate) fn probe_port(&self) -> u16 {
+        self.probes.port()
     }
 
     /// How many reviews were answered for this reason, by its own count.

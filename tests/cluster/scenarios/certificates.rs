@@ -258,7 +258,7 @@ fn overwritten(cluster: &Cluster) {
             installation.verified()?;
             let count = controller.metric(writes);
             let expected = round + 2;
-            (count as usize == expected)
+            (count == expected as f64)
                 .then_some(())
                 .ok_or_else(|| format!("{count} writes"))
         });

@@ -7,7 +7,9 @@ COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
 COPY src src
 # Static glibc: no libc to patch in the final image, and no shell to break into.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
-RUN cargo build --release --locked --bin pullpass --target "$(uname -m)-unknown-linux-gnu" \
+# Addresses that the start adjusts, packed: half a megabyte less.
+RUN cargo rustc --release --locked --bin pullpass --target "$(uname -m)-unknown-linux-gnu" \
+      -- -C link-arg=-Wl,-z,pack-relative-relocs \
  && cp "target/$(uname -m)-unknown-linux-gnu/release/pullpass" /pullpass
 
 FROM scratch

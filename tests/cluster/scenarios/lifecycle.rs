@@ -120,9 +120,7 @@ fn install_yaml(cluster: &Cluster) -> String {
         .expect("the script can be run");
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).expect("YAML is text");
-    let is_rules = |document: &&str| {
-        document.contains("kind: ConfigMap") && document.contains("name: pullpass-rules")
-    };
+    let is_rules = |document: &&str| document.contains("\n  rules.yaml: |");
     let documents = text.split("\n---\n");
     let (rules_of_file, mut documents): (Vec<_>, Vec<_>) = documents.partition(is_rules);
     assert_eq!(rules_of_file.len(), 1, "the rules are one document");

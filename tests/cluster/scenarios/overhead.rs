@@ -41,11 +41,14 @@ const RULES: usize = 1_000;
 const PEERS: [&str; 4] = ["none", "null", "policy", "pullpass"];
 
 fn overhead(cluster: &Cluster) {
-    let pullpass = start_shipped(cluster);
+    let Shipped {
+        url,
+        process: _process,
+    } = start_shipped(cluster);
     let null = NullWebhook::start(cluster);
     let group = |peer: &str| format!("p1-{peer}");
     Registration::pullpass(&group("null"), Reach::Url(null.url.clone())).create(cluster);
-    Registration::pullpass(&group("pullpass"), Reach::Url(pullpass.url)).create(cluster);
+    Registration::pullpass(&group("pullpass"), Reach::Url(url)).create(cluster);
     create_policy(cluster, &group("policy"));
     let namespaces = PEERS.map(|peer| Namespace::create(cluster, peer, &group(peer)));
     for namespace in &namespaces[1..] {
@@ -229,14 +232,14 @@ fn start_shipped(cluster: &Cluster) -> Shipped {
     });
     Shipped {
         url: format!("https://{address}/mutate"),
-        _process: process,
+        process,
     }
 }
 
 /// The running program.
 struct Shipped {
     url: String,
-    _process: Process,
+    process: Process,
 }
 
 /// The webhook that does not look: the same server with another handler. Dropping it ends it.

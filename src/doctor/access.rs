@@ -135,23 +135,24 @@ fn controller(names: &Names) -> Vec<Right> {
     account.right(FOLLOW, ("", "configmaps"), Some(&names.rules));
     account.right(&["create"], ("events.k8s.io", "events"), None);
     account.right(
-        &["get", "patch"],
+        &["get", "create", "patch"],
         ("coordination.k8s.io", "leases"),
         Some(&names.lease),
     );
     let configuration = (ADMISSION, "mutatingwebhookconfigurations");
     account.cluster_right(FOLLOW, configuration, Some(&names.configuration));
     if names.certificates == "self" {
-        account.right(&["create"], ("", "secrets"), None);
         for secret in [&names.tls_secret, &names.ca_secret] {
-            account.right(&["patch"], ("", "secrets"), Some(secret));
+            account.right(&["create", "patch"], ("", "secrets"), Some(secret));
         }
     }
     if matches!(&*names.certificates, "self" | "provided") {
         account.right(FOLLOW, ("", "secrets"), Some(&names.tls_secret));
         account.cluster_right(&["patch"], configuration, Some(&names.configuration));
     }
-    // Only `create` cannot be limited to the names of copies, where copies are delivered.
+    // A Secret of any name may be a token.
+    let own = Some(names.namespace.as_str());
+    account.add(&["create"], ("", "secrets"), None, own, false);
     account.add(
         &["get", "list", "update", "patch", "delete"],
         ("", "secrets"),

@@ -68,8 +68,9 @@ impl ControlPlane {
         plane.start_etcd();
         let server = plane.start_api_server("kube-apiserver", address, &[]);
         *plane.api_server() = Some(server);
-        plane.start_controller_manager();
+        // The controller manager gives up on an API server that takes longer than 10 s to let it in.
         plane.wait_until_ready(&plane.admin);
+        plane.start_controller_manager();
         plane
     }
 

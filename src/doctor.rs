@@ -25,6 +25,7 @@ mod selector;
 mod sound;
 mod trial;
 mod trouble;
+pub mod workloads;
 
 pub use access::Right;
 pub use facts::Facts;

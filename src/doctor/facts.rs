@@ -1,14 +1,14 @@
 //! What was found of an installation, as it was found. This module must not judge.
 
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 
 use super::access::Right;
 use super::trial::Trial;
+use super::workloads::{Deployment, Pod};
 use super::{Finding, WEBHOOK};
 use crate::http::client::CallError;
 
@@ -168,21 +168,14 @@ pub fn component_of(object: &impl kube::Resource) -> Option<&str> {
 }
 
 fn account(deployment: &Deployment) -> String {
-    let pod = pod_spec(deployment);
-    pod.and_then(|pod| pod.service_account_name.clone())
-        .unwrap_or_else(|| "default".to_owned())
-}
-
-fn pod_spec(deployment: &Deployment) -> Option<&k8s_openapi::api::core::v1::PodSpec> {
-    deployment.spec.template.spec.as_ref()
+    let account = deployment.spec.template.spec.service_account_name.clone();
+    account.unwrap_or_else(|| "default".to_owned())
 }
 
 fn arguments(deployment: &Deployment) -> impl Iterator<Item = &str> {
-    let containers = pod_spec(deployment).map(|pod| &pod.containers);
+    let containers = deployment.spec.template.spec.containers.iter();
     containers
-        .into_iter()
-        .flatten()
-        .flat_map(|container| container.args.iter().flatten())
+        .flat_map(|container| &container.args)
         .map(String::as_str)
 }
 

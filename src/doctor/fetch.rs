@@ -11,12 +11,13 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ListParams, PostParams};
+use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::access::{self, Right};
 use super::facts::{
@@ -24,6 +25,7 @@ use super::facts::{
 };
 use super::rules::KEY;
 use super::trial::{self, Plan, Trial};
+use super::workloads::Pod;
 use crate::http::client::{CallError, call};
 use crate::rules;
 
@@ -396,20 +398,24 @@ impl Ask<'_> {
     }
 
     async fn dry_run(&self, plan: &Plan) -> Looked<Result<Vec<String>, String>> {
-        let pod = match serde_json::from_value::<Pod>(trial::pod(&plan.image)) {
+        let pod = match serde_json::from_value::<DynamicObject>(trial::pod(&plan.image)) {
             Ok(pod) => pod,
             Err(error) => return Looked::Failed(error.to_string()),
         };
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.asked.check_namespace);
+        let kind = ApiResource::erase::<Pod>(&());
+        let namespace = &self.asked.check_namespace;
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind);
         let dry_run = PostParams {
             dry_run: true,
             ..PostParams::default()
         };
         match api.create(&dry_run, &pod).await {
             Ok(pod) => {
-                let list = pod.spec.and_then(|spec| spec.image_pull_secrets);
-                let names = list.into_iter().flatten().map(|entry| entry.name);
-                Looked::Seen(Ok(names.collect()))
+                let list = pod.data.pointer("/spec/imagePullSecrets");
+                let list = list.and_then(Value::as_array);
+                let names = list.into_iter().flatten();
+                let names = names.filter_map(|entry| entry.get("name")?.as_str());
+                Looked::Seen(Ok(names.map(str::to_owned).collect()))
             }
             Err(kube::Error::Api(status)) => match status.code {
                 404 if status.message.starts_with("namespaces ") => Looked::Absent,
@@ -480,8 +486,8 @@ struct StatusObject {
 }
 
 fn probe_port(pod: &Pod) -> i32 {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let containers = pod.spec.containers.iter();
+    let mut ports = containers.flat_map(|container| &container.ports);
     let metrics = ports.find(|port| port.name.as_deref() == Some("metrics"));
     metrics.map_or(PROBE_PORT, |port| port.container_port)
 }

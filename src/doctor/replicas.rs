@@ -1,10 +1,9 @@
 //! Both Deployments, why a Pod of them is not ready, and whether a node can be drained.
 
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt as _;
 
 use super::facts::{Facts, Looked, Target, component_of, with_component};
+use super::workloads::{ContainerStatus, Deployment, Pod};
 use super::{Finding, or_sound};
 
 const CHECK: &str = "replicas";
@@ -56,8 +55,7 @@ fn wanted(deployment: &Deployment) -> i32 {
 
 fn unready(deployment: &Deployment, component: &str, facts: &Facts) -> Option<Finding> {
     let wanted = wanted(deployment);
-    let status = deployment.status.as_ref();
-    let ready = status.and_then(|status| status.ready_replicas).unwrap_or(0);
+    let ready = deployment.status.ready_replicas;
     let namespace = &facts.names.namespace;
     let name = deployment.name_any();
     if wanted == 0 {
@@ -95,14 +93,13 @@ fn unready(deployment: &Deployment, component: &str, facts: &Facts) -> Option<Fi
 /// Why a Pod is not ready: its container's state, what it says itself, or its own condition.
 fn reason(pod: &Pod, facts: &Facts) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let conditions = &status.conditions;
     if conditions
         .iter()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
+        .any(|c| c.kind == "Ready" && c.status == "True")
     {
         return None;
     }
-    let containers = status.container_statuses.as_deref().unwrap_or_default();
     let name = pod.name_any();
     let own_words = facts.replicas.iter().find(|replica| replica.pod == name);
     let own_words = own_words.and_then(|replica| replica.ready.seen());
@@ -110,8 +107,8 @@ fn reason(pod: &Pod, facts: &Facts) -> Option<String> {
         let failed = conditions.iter().find(|c| c.status == "False");
         failed.and_then(|c| c.message.clone().or_else(|| c.reason.clone()))
     };
+    let mut containers = status.container_statuses.iter();
     containers
-        .iter()
         .find_map(waiting)
         .or_else(|| own_words.map(|words| one_line(words)))
         .or_else(condition)
@@ -120,8 +117,7 @@ fn reason(pod: &Pod, facts: &Facts) -> Option<String> {
 
 /// `CrashLoopBackOff` and its like.
 fn waiting(container: &ContainerStatus) -> Option<String> {
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    waiting.reason.clone()
+    container.state.waiting.as_ref()?.reason.clone()
 }
 
 fn one_line(text: &str) -> String {

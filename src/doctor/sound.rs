@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::apps::v1::Deployment;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::access::all_right;
 use super::facts::{Facts, Looked, Names, Proxied, Replica};
 use super::trial::{Plan, Trial};
+use super::workloads::Deployment;
 use crate::pki::{CertificateAuthority, LEAF_LIFETIME};
 
 /// Rules of one line each.

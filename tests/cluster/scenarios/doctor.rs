@@ -173,14 +173,13 @@ impl<'a> Installation<'a> {
                 "",
                 "secrets",
                 &["-tls", "-ca"],
-                &["get", "list", "watch", "patch", "delete"]
+                &["get", "list", "watch", "create", "patch", "delete"]
             ),
-            rule("", "secrets", &[], &["create"]),
             rule(
                 "coordination.k8s.io",
                 "leases",
                 &["-controller"],
-                &["get", "patch"]
+                &["get", "create", "patch"]
             ),
             rule("events.k8s.io", "events", &[], &["create", "patch"]),
         ]);

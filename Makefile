@@ -21,8 +21,12 @@ unit: ## The tests that need nothing but the toolchain
 
 .PHONY: cluster
 cluster: tools ## The tests on a real Kubernetes node (root); FILTER=name for some of them
-	@image/build native
 	cargo test --test cluster -- $(FILTER)
+
+.PHONY: cluster-install
+cluster-install: tools ## The tests of the image, installed by Helm and by kubectl on a real node (root)
+	@image/build native
+	PULLPASS_CLUSTER_TRIALS=install cargo test --test cluster -- $(FILTER)
 
 .PHONY: soak
 soak: tools ## The tests on a real node that take long

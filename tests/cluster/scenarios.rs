@@ -31,18 +31,22 @@ rules: [{name: registry, images: [registry.example.com], pullSecrets: [alpha]}]
 /// An image that [`RULES`] covers.
 const IMAGE: &str = "registry.example.com/team/app:v1";
 
-/// `soak` chooses the trials that take long, `bench` those that measure, instead of those of every day.
+/// `install` chooses the trials of the installed product, which need the image; `soak` those that take long,
+/// `bench` those that measure; instead of those of every day.
 const CHOICE: &str = "PULLPASS_CLUSTER_TRIALS";
 
 /// Every trial. The order is the order of their start, so those that wait longest come first.
 pub(crate) fn register(trials: &mut Trials) {
     match std::env::var(CHOICE).as_deref() {
+        Ok("install") => {
+            lifecycle::register(trials);
+            install::register(trials);
+            return load::register(trials);
+        }
         Ok("soak") => return load::register_soak(trials),
         Ok("bench") => return overhead::register(trials),
         _ => {}
     }
-    lifecycle::register(trials);
-    install::register(trials);
     workloads::register(trials);
     certificates::register(trials);
     injection::register(trials);
@@ -57,5 +61,4 @@ pub(crate) fn register(trials: &mut Trials) {
     lists::register(trials);
     corpus::register(trials);
     capture::register(trials);
-    load::register(trials);
 }

@@ -21,9 +21,7 @@ pub use budget::WRITES_PER_MINUTE_MAX;
 pub use leader::LEASE_SECONDS;
 pub use objects::WEBHOOK;
 
-use std::fmt::Debug;
 use std::future::pending;
-use std::hash::Hash;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +31,6 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use prometheus::IntGauge;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -44,7 +41,7 @@ use self::leader::Election;
 use self::rules::{Announcer, Verdict};
 use self::stored::{Names, Stored};
 use crate::cluster::client::{ConnectError, Connection};
-use crate::cluster::watch::{BACKOFF_MAX, BACKOFF_MIN, Seen, follow_one};
+use crate::cluster::watch::{BACKOFF_MAX, BACKOFF_MIN, Followed, Seen, spawn_follow_one};
 use crate::http::limits::{Limits, PROBE_CONNECTIONS_MAX};
 use crate::http::probes::{self, Readiness};
 use crate::http::server::{Bound, ServerMetrics};
@@ -282,30 +279,18 @@ impl Controller {
     }
 
     /// Follows the object called `name`; without a name there is none.
-    fn follow<K>(
+    fn follow<K: Followed>(
         &self,
         tasks: &mut JoinSet<()>,
         watch_name: &'static str,
         name: Option<&str>,
         api: impl FnOnce(Client) -> Api<K>,
-    ) -> Result<watch::Receiver<Seen<K>>, ConnectError>
-    where
-        K: Resource<DynamicType: Default + Eq + Hash>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + Sync
-            + 'static,
-    {
-        let Some(name) = name.map(ToOwned::to_owned) else {
+    ) -> Result<watch::Receiver<Seen<K>>, ConnectError> {
+        let Some(name) = name else {
             return Ok(watch::channel(Seen::Absent).1);
         };
-        let (sender, receiver) = watch::channel(Seen::NotYet);
         let freshness = self.metrics.watch_age(watch_name);
-        let api = api(self.connection.watcher(freshness.clone())?);
-        tasks.spawn(async move { match follow_one(api, &name, freshness, sender).await {} });
-        Ok(receiver)
+        spawn_follow_one(tasks, &self.connection, freshness, name, api)
     }
 
     fn namespaced<K>(&self, client: Client) -> Api<K>

@@ -14,13 +14,15 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::{Stream, StreamExt};
 use kube::api::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 pub use crate::snapshot::LabelsByName;
 
+use super::client::{ConnectError, Connection};
 use crate::metrics::Freshness;
 
 /// Length of one watch, in seconds. Then the API server ends it and it is asked for again, which is the
@@ -64,23 +66,57 @@ impl<K> Seen<K> {
     }
 }
 
-/// Follows one object by name. `api` must be made of [`super::client::Connection::watcher`].
-///
-/// The API server allows it to a role whose `resourceNames` is that name.
-pub async fn follow_one<K>(
-    api: Api<K>,
-    name: &str,
-    freshness: Freshness,
-    latest: watch::Sender<Seen<K>>,
-) -> Infallible
-where
+/// What can be followed: an object of the API whose kind is known from its type.
+pub trait Followed:
+    Resource<DynamicType: Default + Eq + Hash>
+    + Clone
+    + DeserializeOwned
+    + Debug
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Followed for K where
     K: Resource<DynamicType: Default + Eq + Hash>
         + Clone
         + DeserializeOwned
         + Debug
         + Send
-        + 'static,
+        + Sync
+        + 'static
 {
+}
+
+/// Follows one object by name in a task of its own, with a client of its own; `api` says where the
+/// object is.
+///
+/// # Errors
+/// If address or credentials of the API server cannot be used.
+pub fn spawn_follow_one<K: Followed>(
+    tasks: &mut JoinSet<()>,
+    connection: &Connection,
+    freshness: Freshness,
+    name: &str,
+    api: impl FnOnce(Client) -> Api<K>,
+) -> Result<watch::Receiver<Seen<K>>, ConnectError> {
+    let api = api(connection.watcher(freshness.clone())?);
+    let (latest, seen) = watch::channel(Seen::NotYet);
+    let name = name.to_owned();
+    tasks.spawn(async move { match follow_one(api, &name, freshness, latest).await {} });
+    Ok(seen)
+}
+
+/// Follows one object by name. `api` must be made of [`super::client::Connection::watcher`].
+///
+/// The API server allows it to a role whose `resourceNames` is that name.
+pub async fn follow_one<K: Followed>(
+    api: Api<K>,
+    name: &str,
+    freshness: Freshness,
+    latest: watch::Sender<Seen<K>>,
+) -> Infallible {
     let config = config().fields(&format!("metadata.name={name}"));
     let kind = K::kind(&K::DynamicType::default()).into_owned();
     let mut listed = None;
@@ -108,19 +144,11 @@ where
 
 /// Follows names and labels of all objects of a cluster-scoped kind; nothing else of them is read.
 /// `None` until the first list is whole.
-pub async fn follow_labels<K>(
+pub async fn follow_labels<K: Followed>(
     api: Api<PartialObjectMeta<K>>,
     freshness: Freshness,
     latest: watch::Sender<Option<LabelsByName>>,
-) -> Infallible
-where
-    K: Resource<DynamicType: Default + Eq + Hash>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + 'static,
-{
+) -> Infallible {
     let kind = K::kind(&K::DynamicType::default()).into_owned();
     let labels = |object: &mut PartialObjectMeta<K>| {
         let labels = object.metadata.labels.take().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Deployments and Pods, as far as this room reads them.
 //!
-//! Not the whole types: reading every field of a Pod template would be a tenth of the program, twice.
+//! Not the whole types: a Pod template has hundreds of fields, and code to read each of them.
 //! What is not named here is not read. Field names and defaults are those of apps/v1 and core/v1.
 
 use std::borrow::Cow;

@@ -7,9 +7,7 @@
 //! anything about a request, nor make readiness depend on the API server: conditions are met once and
 //! for ever, at the latest after [`FIRST_SIGHT_MAX`].
 
-use std::fmt::Debug;
 use std::future::pending;
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +15,6 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::api::PartialObjectMeta;
 use kube::{Api, Resource};
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -26,7 +23,7 @@ use super::certificate::Certificates;
 use super::files::{Reload, turn};
 use super::publisher::Publisher;
 use crate::cluster::client::{ConnectError, Connection};
-use crate::cluster::watch::{LabelsByName, Seen, follow_labels, follow_one};
+use crate::cluster::watch::{Followed, LabelsByName, Seen, follow_labels, spawn_follow_one};
 use crate::http::probes::{Condition, Readiness};
 use crate::index::IndexDocument;
 use crate::index::document::{INDEX_KEY, rules_hash};
@@ -54,28 +51,15 @@ pub struct Cluster<'a> {
 
 impl Cluster<'_> {
     /// Follows one object by name, as the watch `watch` of the metrics.
-    fn follow<K>(
+    fn follow<K: Followed + Resource<Scope = NamespaceResourceScope>>(
         &self,
         followers: &mut JoinSet<()>,
         name: &str,
         watch: &'static str,
-    ) -> Result<watch::Receiver<Seen<K>>, ConnectError>
-    where
-        K: Resource<DynamicType: Default + Eq + Hash, Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + Sync
-            + 'static,
-    {
+    ) -> Result<watch::Receiver<Seen<K>>, ConnectError> {
         let freshness = self.metrics.watch_age(watch);
-        let client = self.connection.watcher(freshness.clone())?;
-        let api = Api::namespaced(client, self.namespace);
-        let (latest, seen) = watch::channel(Seen::NotYet);
-        let name = name.to_owned();
-        followers.spawn(async move { match follow_one(api, &name, freshness, latest).await {} });
-        Ok(seen)
+        let api = |client| Api::namespaced(client, self.namespace);
+        spawn_follow_one(followers, self.connection, freshness, name, api)
     }
 
     fn follow_namespaces(

@@ -87,25 +87,20 @@ impl<'a> Release<'a> {
     /// Installs it and waits as Helm waits.
     #[track_caller]
     pub(crate) fn install(&self, more: &Value) {
-        self.helm(
-            &[
-                "install",
-                &self.name,
-                "CHART",
-                "--wait",
-                HELM_TIMEOUT,
-                "--values=-",
-            ],
-            more,
-        );
+        self.bring_in("install", more);
     }
 
     /// Upgrades it and waits as Helm waits.
     #[track_caller]
     pub(crate) fn upgrade(&self, more: &Value) {
+        self.bring_in("upgrade", more);
+    }
+
+    #[track_caller]
+    fn bring_in(&self, verb: &str, more: &Value) {
         self.helm(
             &[
-                "upgrade",
+                verb,
                 &self.name,
                 "CHART",
                 "--wait",

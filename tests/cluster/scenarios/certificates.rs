@@ -630,7 +630,11 @@ fn cert_manager(cluster: &Cluster) {
         let is_leader = controller.metric("pullpass_leader").eq(&1.0);
         is_leader.then_some(()).ok_or_else(|| controller.log())
     });
-    assert!(controller.readiness().contains("has no caBundle yet"));
+    wait_for("it says what is missing", HAPPY, || {
+        let said = controller.readiness();
+        let is_said = said.contains("has no caBundle yet");
+        is_said.then_some(()).ok_or(said)
+    });
     // The test plays cert-manager's injector.
     let ca = CertificateAuthority::generate(SystemTime::now()).unwrap();
     installation.rival(ca.certificate_pem());

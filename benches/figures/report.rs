@@ -65,14 +65,16 @@ const GOALS: &[Goal] = &[
     at_most("binary_mib", 14.0),
 ];
 
-/// By how much a count may exceed its baseline: compilers and libraries move a little.
-const BASELINE_TOLERANCE: f64 = 1.03;
-
-/// Prefixes of the figures that are compared with the baseline.
-const BASELINE_PREFIXES: &[&str] = &[
-    "match_allocations_",
-    "admission_allocations",
-    "instructions_",
+/// Prefixes of the figures that are compared with the baseline, and by how much each may exceed it. The first that fits
+/// counts.
+///
+/// Compilers and libraries move a little. Two machines of one kind move instructions by another 3 %, the null webhook's
+/// as much as ours: how memory is copied and what the loader resolves depends on the processor. The ratio is spared that.
+const BASELINE_TOLERANCES: &[(&str, f64)] = &[
+    ("match_allocations_", 1.0),
+    ("admission_allocations", 1.0),
+    ("instructions_vs_null_", 1.03),
+    ("instructions_", 1.1),
 ];
 
 /// Instruction counts only repeat on the architecture they were taken on.
@@ -143,7 +145,9 @@ impl Report {
     pub(crate) fn write_baseline(&self, path: &Path) -> Outcome<()> {
         write_json(
             path,
-            self.figures.iter().filter(|figure| figure.has_baseline()),
+            self.figures
+                .iter()
+                .filter(|figure| figure.tolerance().is_some()),
         )
     }
 
@@ -165,8 +169,9 @@ impl Report {
                 ));
             }
             let before = baseline.get(key).and_then(Value::as_f64);
-            if let Some(before) = before.filter(|before| *value > before * BASELINE_TOLERANCE)
-                && figure.has_baseline()
+            if let Some(before) = before
+                && let Some(tolerance) = figure.tolerance()
+                && *value > before * tolerance
             {
                 let (value, before) = (format_value(*value), format_value(before));
                 over.push(format!(
@@ -180,12 +185,13 @@ impl Report {
 }
 
 impl Figure {
-    fn has_baseline(&self) -> bool {
+    /// By which factor the figure may exceed its baseline, where it has one.
+    fn tolerance(&self) -> Option<f64> {
         let repeats = std::env::consts::ARCH == BASELINE_ARCH || !self.key.starts_with("instr");
-        repeats
-            && BASELINE_PREFIXES
-                .iter()
-                .any(|prefix| self.key.starts_with(prefix))
+        let (_, tolerance) = BASELINE_TOLERANCES
+            .iter()
+            .find(|(prefix, _)| repeats && self.key.starts_with(prefix))?;
+        Some(*tolerance)
     }
 }
 

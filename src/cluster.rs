@@ -6,4 +6,5 @@
 //! Nobody else watches. This room must not decide anything, and writes nothing by itself.
 
 pub mod client;
+pub mod secret;
 pub mod watch;

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod cluster;
 pub mod controller;
 pub mod credential;
+pub mod delivery;
 pub mod doctor;
 pub mod http;
 pub mod image;

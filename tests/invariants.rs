@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["credential"],
     &["index"],
     &["rules"],
-    &["snapshot"],
+    &["snapshot", "delivery"],
     &["admission", "cluster", "http"],
     &["webhook", "controller", "doctor"],
     &["cli"],
@@ -25,6 +25,7 @@ const PURE: &[&str] = &[
     "index",
     "rules",
     "snapshot",
+    "delivery",
     "admission",
     "manifest",
 ];

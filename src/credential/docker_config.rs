@@ -32,6 +32,31 @@ pub enum SecretType {
     DockerCfg,
 }
 
+impl SecretType {
+    /// The type with this name; `None` for those that the kubelet ignores.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::DockerConfigJson, Self::DockerCfg]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+
+    /// What `type` of such a Secret says.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DockerConfigJson => "kubernetes.io/dockerconfigjson",
+            Self::DockerCfg => "kubernetes.io/dockercfg",
+        }
+    }
+
+    /// The one key of its `data` that the kubelet reads.
+    pub fn data_key(self) -> &'static str {
+        match self {
+            Self::DockerConfigJson => ".dockerconfigjson",
+            Self::DockerCfg => ".dockercfg",
+        }
+    }
+}
+
 /// A decoded payload: one entry per registry key, sorted by key.
 #[derive(Debug)]
 pub struct DockerConfig {

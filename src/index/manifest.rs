@@ -49,21 +49,26 @@ impl SecretManifest {
 
 /// The keys of the payload, or why a kubelet cannot use them.
 fn decode(secret: &Value) -> Result<Keyring, String> {
-    let (kind, key) = match secret.get("type").and_then(Value::as_str) {
-        Some("kubernetes.io/dockerconfigjson") => {
-            (SecretType::DockerConfigJson, ".dockerconfigjson")
-        }
-        Some("kubernetes.io/dockercfg") => (SecretType::DockerCfg, ".dockercfg"),
-        other => {
-            let other = other.unwrap_or("Opaque");
-            return Err(format!(
-                "its type is {other}, which the kubelet ignores; \
-                 make it with `kubectl create secret docker-registry`"
-            ));
-        }
-    };
-    let payload = payload(secret, key)?;
-    let config = DockerConfig::decode(kind, &payload).map_err(|error| error.to_string())?;
+    let name = secret.get("type").and_then(Value::as_str);
+    let name = name.unwrap_or("Opaque");
+    let kind = SecretType::named(name).ok_or_else(|| wrong_type(name))?;
+    usable_keys(kind, &payload(secret, kind.data_key())?)
+}
+
+/// Why a Secret of this type is no pull secret.
+pub fn wrong_type(name: &str) -> String {
+    format!(
+        "its type is {name}, which the kubelet ignores; \
+         make it with `kubectl create secret docker-registry`"
+    )
+}
+
+/// The keys of a payload.
+///
+/// # Errors
+/// Why it should not be injected, without a byte of it: a kubelet cannot decode it, or it logs in nowhere.
+pub fn usable_keys(kind: SecretType, payload: &[u8]) -> Result<Keyring, String> {
+    let config = DockerConfig::decode(kind, payload).map_err(|error| error.to_string())?;
     if !config.entries().iter().any(|entry| entry.is_usable()) {
         return Err("no entry has both a user name and a password".to_owned());
     }
@@ -84,8 +89,13 @@ fn payload(secret: &Value, key: &str) -> Result<Vec<u8>, String> {
                 .decode(base64)
                 .map_err(|_| format!("data \"{key}\" is not base64; text goes into stringData"))
         }
-        _ => Err(format!("it has no data \"{key}\"")),
+        _ => Err(no_data(key)),
     }
+}
+
+/// Why a Secret without this key is no pull secret.
+pub fn no_data(key: &str) -> String {
+    format!("it has no data \"{key}\"")
 }
 
 #[cfg(test)]

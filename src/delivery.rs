@@ -10,11 +10,14 @@
 //! the hash of what it holds.
 
 pub mod copy;
+mod index;
 pub mod plan;
 pub mod source;
+pub mod state;
 pub mod step;
 
 pub use copy::{ContentHash, Instance, Observed, SecretView};
 pub use plan::{Claim, Entry, Plan};
 pub use source::{Payload, SourceRef, SourceSecret};
+pub use state::State;
 pub use step::{CopyState, Step};

@@ -83,6 +83,11 @@ impl Plan {
         }
     }
 
+    /// The controller's.
+    pub fn own_namespace(&self) -> &str {
+        &self.own_namespace
+    }
+
     /// In the order of the rules text.
     pub fn entries(&self) -> &[Entry] {
         &self.entries

@@ -695,6 +695,12 @@ fn refused(cluster: &Cluster) {
 
 fn leaders(cluster: &Cluster) {
     let delivery = Delivery::of_regcred(cluster);
+    wait_for("the first one leads", HAPPY, || {
+        let leads = delivery.controller.metric("pullpass_leader");
+        (leads == 1.0)
+            .then_some(())
+            .ok_or_else(|| delivery.controller.log())
+    });
     let next = delivery
         .installation
         .controller(&["--delivery", "--certificates", "none"]);

@@ -2,7 +2,7 @@
 //! cover.
 //!
 //! ```text
-//! API server --watches--> board (state, queue) --copies, 16 at a time--> API server
+//! API server --watches--> board (state, queue) --copies, 8 at a time---> API server
 //!                            |-- index ---------------------------------> ConfigMap, for the webhook
 //!                            `-- announce ------------------------------> metrics, Events
 //! ```

@@ -25,9 +25,9 @@ use crate::delivery::{Instance, Observed, Payload, Step};
 use crate::metrics::DeliveryMetrics;
 use crate::shutdown::Stop;
 
-/// Most writes under way at a time. A write takes an API server about 5 ms: this is 3,000 a second, more
-/// than it lets one client have, and few enough not to be noticed beside its other clients.
-const WRITES_IN_FLIGHT_MAX: usize = 16;
+/// Most writes under way at a time. A write takes an API server about 5 ms: this is 1,600 a second, and
+/// few enough not to be noticed beside its other clients.
+const WRITES_IN_FLIGHT_MAX: usize = 8;
 /// How often everything is looked at, whatever the watches say.
 const FULL_LOOK: Duration = Duration::from_secs(300);
 /// A `resourceVersion` that no Secret ever has: etcd's first write is revision 2. Server-side apply with

@@ -172,7 +172,7 @@ impl Reload for CertificateFiles {
             None => {}
             Some(Err(error)) => self.certificates.refuse(&error.to_string()),
             Some(Ok(files)) => {
-                if let [(origin, certificate), (_, key)] = &*files {
+                if let [(origin, certificate), (_, key)] = &**files {
                     self.certificates.replace(origin, certificate, key);
                 }
             }

@@ -1,6 +1,6 @@
 //! Files that are read again when they change: rules and Secret manifests.
 //!
-//! Polled, and compared by a hash of every byte. A watch on a mounted file dies with the first rotation, because
+//! Polled and compared byte by byte. A watch on a mounted file dies with the first rotation, because
 //! the kubelet swaps a symlink instead of writing; times and inodes lie on some volumes. What cannot be
 //! used never replaces what can, and each changed state is logged once. This module must not decide
 //! anything about a request.
@@ -13,7 +13,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use prometheus::IntCounter;
-use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -58,14 +57,11 @@ pub(super) async fn turn<S: Reload>(mut source: S, panics: &IntCounter) -> S {
 pub struct WatchedFiles {
     paths: Vec<PathBuf>,
     bytes_max: usize,
-    last: Option<Digest>,
+    last: Option<Contents>,
 }
 
 /// Path and bytes of each file in order, or why one could not be read.
 pub type Contents = Result<Vec<(String, Vec<u8>)>, FileError>;
-
-/// All that is kept of [`Contents`]: large rules are not held in memory a second time.
-type Digest = Result<[u8; 32], FileError>;
 
 /// Why a file could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,19 +84,18 @@ impl WatchedFiles {
     }
 
     /// The contents, if they are others than last time.
-    pub fn changed(&mut self) -> Option<Contents> {
-        let seen = digest(&self.read());
+    pub fn changed(&mut self) -> Option<&Contents> {
+        let seen = self.read();
         if self.last.as_ref() == Some(&seen) {
             return None;
         }
         // Files of one volume are swapped together but read one after the other. Two readings that
         // agree are not torn; otherwise the next turn reads again.
-        let contents = self.read();
-        if digest(&contents) != seen {
+        if self.read() != seen {
             return None;
         }
         self.last = Some(seen);
-        Some(contents)
+        self.last.as_ref()
     }
 
     fn read(&self) -> Contents {
@@ -122,16 +117,6 @@ impl fmt::Debug for WatchedFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("WatchedFiles").field(&self.paths).finish()
     }
-}
-
-/// Of files in their order, each with its length in front, so that no two contents are one text.
-fn digest(contents: &Contents) -> Digest {
-    let mut hasher = Sha256::new();
-    for (_, bytes) in contents.as_ref().map_err(Clone::clone)? {
-        hasher.update(bytes.len().to_le_bytes());
-        hasher.update(bytes);
-    }
-    Ok(hasher.finalize().into())
 }
 
 fn read_at_most(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
@@ -178,16 +163,16 @@ impl RulesFiles {
 
     /// Whether there are new rules to publish.
     fn reload_rules(&mut self) -> bool {
-        let files = match self.rules.changed() {
+        let read = match self.rules.changed() {
             None => return false,
-            Some(Ok(files)) => files,
+            Some(Ok(files)) => files.first(),
             Some(Err(error)) => {
                 return self
                     .publisher
                     .load_rules(&error.path, Err(error.to_string()));
             }
         };
-        let Some((path, bytes)) = files.first() else {
+        let Some((path, bytes)) = read else {
             return false; // There is one.
         };
         let text = str::from_utf8(bytes).map_err(|_| not_utf8(path));
@@ -198,7 +183,7 @@ impl RulesFiles {
     fn reload_manifests(&mut self) -> bool {
         let parsed = match self.manifests.changed() {
             None => return false,
-            Some(Ok(files)) => read_secrets(&files),
+            Some(Ok(files)) => read_secrets(files),
             Some(Err(error)) => Err(error.to_string()),
         };
         match parsed {
@@ -272,7 +257,7 @@ mod tests {
         let mut files = WatchedFiles::new(vec![path.clone()], 10);
         assert!(files.changed().unwrap().is_ok());
         fs::remove_file(&path).unwrap();
-        let error = files.changed().unwrap().unwrap_err();
+        let error = files.changed().unwrap().clone().unwrap_err();
         assert!(
             error.to_string().contains("rules.yaml: No such file"),
             "{error}"
@@ -288,7 +273,7 @@ mod tests {
         let path = dir.path().join("f");
         fs::write(&path, "12345678901").unwrap();
         let mut files = WatchedFiles::new(vec![path.clone()], 10);
-        let error = files.changed().unwrap().unwrap_err();
+        let error = files.changed().unwrap().clone().unwrap_err();
         assert!(error.reason.contains("larger than 10 bytes"), "{error}");
         fs::write(&path, "1234567890").unwrap();
         assert!(files.changed().unwrap().is_ok());

@@ -79,7 +79,7 @@ impl Copies {
                 () = sleep_until(full_look) => {
                     full_look = Instant::now() + FULL_LOOK;
                     self.board.queue().tidy(Instant::now());
-                    self.board.look_at([Scope::Everything]);
+                    self.board.look_at(vec![Scope::Everything]);
                 }
             }
         }
@@ -240,9 +240,9 @@ impl Answer {
         match status.code {
             404 => Self::Ended,
             403 if has_cause(status, "NamespaceTerminating") => Self::Ended,
-            // RBAC's words, which are those of every authorizer: `secrets "x" is forbidden: User "y"
-            // cannot patch resource`. Admission plugins speak otherwise.
-            403 if status.message.contains(" cannot ") => Self::Forbidden,
+            // The words of authorizers, `secrets "x" is forbidden: User "y" cannot patch resource …`.
+            // Admission, which answers 403 too, speaks otherwise.
+            403 if status.message.contains(": User \"") => Self::Forbidden,
             400..=499 if !matches!(status.code, 408 | 409 | 429) => Self::Refused,
             _ => Self::Again,
         }
@@ -284,6 +284,14 @@ mod tests {
                 status(
                     403,
                     "secrets \"x\" is forbidden: exceeded quota: q, requested: count/secrets=1",
+                    "",
+                ),
+                Answer::Refused,
+            ),
+            (
+                status(
+                    403,
+                    "admission webhook \"w\" denied the request: you cannot",
                     "",
                 ),
                 Answer::Refused,

@@ -23,7 +23,7 @@ use crate::shutdown::Stop;
 
 /// Pause between two surveys. One of 5,000 namespaces and 20 secrets takes some ten milliseconds.
 const SURVEY_PAUSE: Duration = Duration::from_secs(1);
-/// The least time between two surveys when nothing changes: pauses of failures end without a change.
+/// Longest time between two surveys: pauses of failures end without a change of the state.
 const SURVEY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The one that speaks.

@@ -79,7 +79,11 @@ impl Copies {
                 () = sleep_until(full_look) => {
                     full_look = Instant::now() + FULL_LOOK;
                     self.board.queue().tidy(Instant::now());
-                    self.board.look_at(vec![Scope::Everything]);
+                    self.board.change(|state| {
+                        // Whoever may still not write says so again.
+                        state.forbidden.clear();
+                        vec![Scope::Everything]
+                    });
                 }
             }
         }

@@ -8,6 +8,7 @@ mod doctor;
 mod explain;
 mod input;
 mod kubelet;
+mod live;
 mod mutate;
 mod offline;
 mod terminal;

@@ -11,6 +11,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::installation::WEBHOOK;
+
 mod access;
 mod certificate;
 mod configuration;
@@ -20,20 +22,15 @@ mod namespace;
 mod reach;
 mod replicas;
 mod rules;
-mod selector;
 #[cfg(test)]
 mod sound;
 mod trial;
 mod trouble;
-pub mod workloads;
 
 pub use access::Right;
 pub use facts::Facts;
-pub use fetch::{Asked, UnreachableError, fetch};
+pub use fetch::{Asked, fetch};
 pub use trial::{Plan, Trial};
-
-/// Name of pullpass's webhook in its configuration, for ever.
-pub const WEBHOOK: &str = "pods.pullpass.dev";
 
 /// What one check has to say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

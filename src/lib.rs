@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod http;
 pub mod image;
 pub mod index;
+pub mod installation;
 pub mod logging;
 pub mod manifest;
 pub mod metrics;

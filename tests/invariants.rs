@@ -14,7 +14,8 @@ const FLOORS: &[&[&str]] = &[
     &["rules"],
     &["snapshot", "delivery"],
     &["admission", "cluster", "http"],
-    &["webhook", "controller", "doctor"],
+    &["webhook", "controller", "installation"],
+    &["doctor"],
     &["cli"],
 ];
 

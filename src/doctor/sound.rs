@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::access::all_right;
 use super::facts::{Facts, Looked, Names, Proxied, Replica};
 use super::trial::{Plan, Trial};
-use super::workloads::Deployment;
+use crate::installation::workloads::Deployment;
 use crate::pki::{CertificateAuthority, LEAF_LIFETIME};
 
 /// Rules of one line each.

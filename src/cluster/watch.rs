@@ -3,6 +3,7 @@
 //! kube's watcher lists again on 410 and after errors, and notices a dead stream by the watch's own end;
 //! [`super::client`] makes every step of it end. What must not happen here: a decision from an event.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -125,21 +126,67 @@ pub async fn follow_one<K: Followed>(
         &kind,
         freshness,
         |event| match event {
-            Event::Init => listed = None,
-            Event::InitApply(object) => listed = Some(object),
-            Event::InitDone => {
+            Ok(Event::Init) => listed = None,
+            Ok(Event::InitApply(object)) => listed = Some(object),
+            Ok(Event::InitDone) => {
                 let seen = listed.take().map(|object| Seen::Present(Arc::new(object)));
                 latest.send_replace(seen.unwrap_or(Seen::Absent));
             }
-            Event::Apply(object) => {
+            Ok(Event::Apply(object)) => {
                 latest.send_replace(Seen::Present(Arc::new(object)));
             }
-            Event::Delete(_) => {
+            Ok(Event::Delete(_)) => {
                 latest.send_replace(Seen::Absent);
             }
+            Err(_) => {}
         },
     )
     .await
+}
+
+/// What became of many objects that are followed, each known by a small value.
+#[derive(Debug)]
+pub enum Change<K, V> {
+    /// These are all there are.
+    Listed(BTreeMap<K, V>),
+    /// This one is like this now.
+    Set(K, V),
+    /// This one is gone, or of no interest any more.
+    Gone(K),
+    /// The API server does not let us look; it is asked again.
+    Denied,
+}
+
+/// Follows the objects that `fields` selects, or all. Each is turned into key and value by `read` as it
+/// arrives, so that no whole object is kept; without a value it is of no interest.
+pub async fn follow_each<O: Followed, K: Ord, V>(
+    api: Api<O>,
+    fields: Option<&str>,
+    freshness: Freshness,
+    read: impl Fn(O) -> (K, Option<V>),
+    mut on_change: impl FnMut(Change<K, V>),
+) -> Infallible {
+    let kind = O::kind(&O::DynamicType::default()).into_owned();
+    let config = fields
+        .iter()
+        .fold(config(), |config, fields| config.fields(fields));
+    let mut listed = BTreeMap::new();
+    let on_event = |event: Result<Event<O>, &watcher::Error>| match event {
+        Ok(Event::Init) => listed.clear(),
+        Ok(Event::InitApply(object)) => {
+            let (key, value) = read(object);
+            listed.extend(value.map(|value| (key, value)));
+        }
+        Ok(Event::InitDone) => on_change(Change::Listed(std::mem::take(&mut listed))),
+        Ok(Event::Apply(object)) => on_change(match read(object) {
+            (key, Some(value)) => Change::Set(key, value),
+            (key, None) => Change::Gone(key),
+        }),
+        Ok(Event::Delete(object)) => on_change(Change::Gone(read(object).0)),
+        Err(error) if is_denial(error) => on_change(Change::Denied),
+        Err(_) => {}
+    };
+    follow(watcher(api, config), &kind, freshness, on_event).await
 }
 
 /// Follows names and labels of all objects of a cluster-scoped kind; nothing else of them is read.
@@ -149,30 +196,22 @@ pub async fn follow_labels<K: Followed>(
     freshness: Freshness,
     latest: watch::Sender<Option<LabelsByName>>,
 ) -> Infallible {
-    let kind = K::kind(&K::DynamicType::default()).into_owned();
-    let labels = |object: &mut PartialObjectMeta<K>| {
+    let read = |mut object: PartialObjectMeta<K>| {
         let labels = object.metadata.labels.take().unwrap_or_default();
-        (object.name_any().into(), Arc::new(labels))
+        (object.name_any().into(), Some(Arc::new(labels)))
     };
-    let mut listed = LabelsByName::new();
-    follow(
-        watcher(api, config()),
-        &kind,
-        freshness,
-        |event| match event {
-            Event::Init => listed.clear(),
-            Event::InitApply(mut object) => listed.extend([labels(&mut object)]),
-            Event::InitDone => {
-                latest.send_replace(Some(std::mem::take(&mut listed)));
-            }
-            Event::Apply(mut object) => latest.send_modify(|known| {
-                known.get_or_insert_default().extend([labels(&mut object)]);
-            }),
-            Event::Delete(object) => latest.send_modify(|known| {
-                known.get_or_insert_default().remove(&*object.name_any());
-            }),
-        },
-    )
+    follow_each(api, None, freshness, read, |change| match change {
+        Change::Listed(all) => {
+            latest.send_replace(Some(all));
+        }
+        Change::Set(name, labels) => latest.send_modify(|known| {
+            known.get_or_insert_default().insert(name, labels);
+        }),
+        Change::Gone(name) => latest.send_modify(|known| {
+            known.get_or_insert_default().remove(&name);
+        }),
+        Change::Denied => {}
+    })
     .await
 }
 
@@ -188,7 +227,7 @@ async fn follow<T>(
     events: impl Stream<Item = watcher::Result<Event<T>>> + Send,
     kind: &str,
     freshness: Freshness,
-    mut on_event: impl FnMut(Event<T>),
+    mut on_event: impl FnMut(Result<Event<T>, &watcher::Error>),
 ) -> Infallible {
     let pauses = ExponentialBuilder::new()
         .with_min_delay(BACKOFF_MIN / 2)
@@ -204,7 +243,7 @@ async fn follow<T>(
         match events.next().await {
             Some(Ok(event)) => {
                 let is_proof = !matches!(event, Event::Init);
-                on_event(event);
+                on_event(Ok(event));
                 if is_proof {
                     freshness.touch();
                     if std::mem::take(&mut is_failing) {
@@ -213,6 +252,7 @@ async fn follow<T>(
                 }
             }
             Some(Err(error)) => {
+                on_event(Err(&error));
                 if !std::mem::replace(&mut is_failing, true) {
                     let error = unquoted(&error);
                     tracing::warn!(
@@ -230,6 +270,17 @@ async fn follow<T>(
             // A watcher never ends.
             None => std::future::pending::<()>().await,
         }
+    }
+}
+
+/// Whether the API server said that we may not.
+fn is_denial(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status)) => status.is_forbidden(),
+        _ => false,
     }
 }
 

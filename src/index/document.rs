@@ -39,6 +39,10 @@ pub struct IndexDocument {
     /// `kubernetes.io/enforce-mountable-secrets: "true"`.
     #[serde(default)]
     pub strict_service_accounts: BTreeMap<String, BTreeSet<String>>,
+    /// Names of the Secrets that were delivered and may still be there. The controller's own note: it
+    /// removes copies under names that the rules no longer have, also after it was started anew.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub delivered: BTreeSet<String>,
 }
 
 /// One pull secret in `index.json`.
@@ -113,11 +117,17 @@ pub fn rules_hash(text: &str) -> String {
 impl IndexDocument {
     /// Without secrets, made for this rules text.
     pub fn new(rules_text: &str) -> Self {
+        Self::for_rules(rules_hash(rules_text))
+    }
+
+    /// The same, for the rules text with this [`rules_hash`].
+    pub fn for_rules(rules: String) -> Self {
         Self {
             version: VERSION,
-            rules: rules_hash(rules_text),
+            rules,
             secrets: BTreeMap::new(),
             strict_service_accounts: BTreeMap::new(),
+            delivered: BTreeSet::new(),
         }
     }
 

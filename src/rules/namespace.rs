@@ -75,7 +75,7 @@ impl NamespaceMatcher {
     }
 
     /// Of a pull secret: globs do not cover [`SYSTEM_NAMESPACES`].
-    pub(super) fn permission(filter: &NamespaceFilter) -> Self {
+    pub fn permission(filter: &NamespaceFilter) -> Self {
         Self {
             guarded: true,
             ..Self::rule(filter)

@@ -1,0 +1,247 @@
+//! Everything that was last seen, as far as delivery looks at it, and what is to be done about one Secret.
+//!
+//! Watches write here, whoever decides reads. Nothing is known until its list is whole: a Secret that is
+//! not in a list that nobody has seen is not missing. This file must not remember what was done about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::index::IndexDocument;
+use crate::rules::config::Deliver;
+
+use super::copy::Observed;
+use super::plan::{Claim, Entry, Plan};
+use super::source::{Payload, SourceRef, SourceSecret};
+use super::step::{self, Content, CopyState, Step, Wanted};
+
+/// Objects of one watch by key.
+#[derive(Debug)]
+pub struct Listing<K, V> {
+    known: Option<BTreeMap<K, V>>,
+    is_denied: bool,
+}
+
+/// A namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is going away: nothing can be made there any more.
+    pub is_terminating: bool,
+}
+
+/// The rules in use.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// What they deliver.
+    pub plan: Arc<Plan>,
+    /// [`crate::index::document::rules_hash`] of their text.
+    pub hash: String,
+}
+
+/// What was last seen.
+#[derive(Debug, Default)]
+pub struct State {
+    /// The last good rules; `None` before there were any.
+    pub rules: Option<Rules>,
+    /// Every namespace, by name.
+    pub namespaces: Listing<Arc<str>, Namespace>,
+    /// The Secrets of pullpass's own namespace, by name.
+    pub own_sources: Listing<Arc<str>, SourceSecret>,
+    /// Sources elsewhere, each followed by itself.
+    pub other_sources: BTreeMap<SourceRef, Listing<Arc<str>, SourceSecret>>,
+    /// By name those Secrets that have the name of copies, by namespace.
+    pub copies: BTreeMap<Arc<str>, Listing<Arc<str>, Observed>>,
+    /// Pending Pods that name pull secrets, by namespace and name.
+    pub pods: Listing<(Arc<str>, Arc<str>), Box<[Arc<str>]>>,
+    /// ServiceAccounts with `kubernetes.io/enforce-mountable-secrets: "true"`, by namespace and name.
+    pub strict_accounts: Listing<(Arc<str>, Arc<str>), ()>,
+    /// The index that is published; `None` before it was looked for.
+    pub published: Option<Option<IndexDocument>>,
+    /// Names of copies that the API server did not let us write.
+    pub forbidden: BTreeSet<Arc<str>>,
+}
+
+/// What is known of one Secret, and what follows.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
+    /// What is to be done.
+    pub step: Step,
+    /// How the copy is doing; `None` where none is wanted.
+    pub state: Option<CopyState>,
+    /// The entry that it is a copy for.
+    pub entry: Option<&'a Entry>,
+    /// What it should hold.
+    pub payload: Option<&'a Arc<Payload>>,
+    /// What is there.
+    pub there: Option<&'a Observed>,
+}
+
+impl<K, V> Default for Listing<K, V> {
+    fn default() -> Self {
+        Self {
+            known: None,
+            is_denied: false,
+        }
+    }
+}
+
+impl<K: Ord, V> Listing<K, V> {
+    /// A whole list was read.
+    pub fn replace(&mut self, all: BTreeMap<K, V>) {
+        self.known = Some(all);
+        self.is_denied = false;
+    }
+
+    /// An object is like this; ignored before the first list. Gives what it was before.
+    pub fn set(&mut self, key: K, value: V) -> Option<V> {
+        self.known.as_mut()?.insert(key, value)
+    }
+
+    /// There is no such object any more.
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        self.known.as_mut()?.remove(key)
+    }
+
+    /// The API server does not let us look.
+    pub fn deny(&mut self) {
+        self.is_denied = true;
+    }
+
+    /// Whether the API server does not let us look.
+    pub fn is_denied(&self) -> bool {
+        self.is_denied
+    }
+
+    /// All of them, once they were listed.
+    pub fn known(&self) -> Option<&BTreeMap<K, V>> {
+        self.known.as_ref()
+    }
+
+    /// Whether there is nothing to wait for.
+    pub fn is_settled(&self) -> bool {
+        self.known.is_some() || self.is_denied
+    }
+}
+
+impl State {
+    /// What is to be done about one Secret.
+    pub fn look(&self, namespace: &str, secret_name: &str) -> Look<'_> {
+        let there = self.copies.get(secret_name).and_then(Listing::known);
+        let is_listed = there.is_some();
+        let there = there.and_then(|copies| copies.get(namespace));
+        let entry = self.claimant(namespace, secret_name);
+        let payload = entry.and_then(|entry| self.payload(entry));
+        let wanted = match (self.claim(namespace, secret_name), is_listed) {
+            (Some(Claim::Nobody), true) => Wanted::Gone,
+            (Some(Claim::Entry(entry)), true) if self.is_due(entry, namespace, there) => {
+                self.wish(entry)
+            }
+            _ => Wanted::Unknown,
+        };
+        let (step, state) = step::next(wanted, there);
+        Look {
+            step,
+            state,
+            entry,
+            payload,
+            there,
+        }
+    }
+
+    /// Names of copies that are or should be followed: those of the rules, and those of former rules
+    /// under which copies are left.
+    pub fn secret_names(&self) -> impl Iterator<Item = Arc<str>> {
+        let plan = self.rules.as_ref().map(|rules| &*rules.plan);
+        let present = plan.into_iter().flat_map(Plan::secret_names).cloned();
+        let published = self.published.iter().flatten();
+        let former = published.flat_map(|index| &index.delivered);
+        let is_left = move |name: &&String| {
+            plan.is_some_and(|plan| !plan.has_name(name)) && self.may_be_left(name)
+        };
+        present.chain(former.filter(is_left).map(|name| (**name).into()))
+    }
+
+    /// Whether copies of ours may be under a name that rules no longer have.
+    pub(super) fn may_be_left(&self, secret_name: &str) -> bool {
+        let copies = self.copies.get(secret_name).and_then(Listing::known);
+        copies.is_none_or(|copies| {
+            copies.iter().any(|(namespace, secret)| {
+                let off_limits =
+                    matches!(self.claim(namespace, secret_name), Some(Claim::OffLimits));
+                secret.is_ours() && !off_limits
+            })
+        })
+    }
+
+    /// What a source holds: `None` before it was looked for, then `Some(None)` if there is none to be
+    /// seen.
+    pub fn source(&self, source: &SourceRef) -> Option<Option<&SourceSecret>> {
+        let is_own = self.rules.as_ref()?.plan.own_namespace() == &*source.namespace;
+        let listing = if is_own {
+            &self.own_sources
+        } else {
+            self.other_sources.get(source)?
+        };
+        let found = || listing.known()?.get(&source.name);
+        listing.is_settled().then(found)
+    }
+
+    /// Whether a copy of an entry is, or should be, in that namespace.
+    fn is_due(&self, entry: &Entry, namespace: &str, there: Option<&Observed>) -> bool {
+        match entry.deliver {
+            Deliver::Always => true,
+            Deliver::OnDemand => {
+                // What was delivered stays while it is permitted.
+                there.is_some_and(Observed::is_ours) || self.is_asked(namespace, &entry.secret_name)
+            }
+            Deliver::Never => false,
+        }
+    }
+
+    /// Whether a Pod waits there that names this Secret.
+    fn is_asked(&self, namespace: &str, secret_name: &str) -> bool {
+        let first = (Arc::from(namespace), Arc::from(""));
+        let pods = self.pods.known().into_iter();
+        let mut pods = pods
+            .flat_map(|pods| pods.range(first.clone()..))
+            .take_while(|((of, _), _)| **of == *namespace);
+        pods.any(|(_, names)| names.iter().any(|name| **name == *secret_name))
+    }
+
+    /// `None` while the namespace is not known, or going away.
+    fn claim(&self, namespace: &str, secret_name: &str) -> Option<Claim<'_>> {
+        let known = self.namespaces.known()?.get(namespace)?;
+        let plan = &self.rules.as_ref()?.plan;
+        (!known.is_terminating).then(|| plan.claim(namespace, &known.labels, secret_name))
+    }
+
+    fn claimant(&self, namespace: &str, secret_name: &str) -> Option<&Entry> {
+        match self.claim(namespace, secret_name)? {
+            Claim::Entry(entry) => Some(entry),
+            Claim::OffLimits | Claim::Nobody => None,
+        }
+    }
+
+    /// What copies of an entry should hold.
+    fn payload(&self, entry: &Entry) -> Option<&Arc<Payload>> {
+        let source = self.source(entry.source.as_ref()?)??;
+        source.content.as_ref().ok()
+    }
+
+    fn wish<'a>(&'a self, entry: &'a Entry) -> Wanted<'a> {
+        let is_known = entry
+            .source
+            .as_ref()
+            .is_none_or(|source| self.source(source).is_some());
+        match self.payload(entry) {
+            Some(payload) => Wanted::Holding(Content {
+                kind: payload.kind,
+                hash: payload.hash,
+                adopt: &entry.adopt,
+            }),
+            None if is_known => Wanted::Kept,
+            None => Wanted::Unknown,
+        }
+    }
+}

@@ -6,11 +6,12 @@
 //! - An entry has `username`, `password`, `email`, `auth`; a non-empty `auth` wins over the first two.
 //! - One wrong value anywhere refuses the whole payload.
 //!
-//! Passwords live only while their entry is decoded: what is kept of them is whether they are empty
-//! and whether white space surrounds them. This file must not know how keys match images.
+//! Passwords live only while their entry is decoded: what is kept of them is whether they are empty,
+//! whether white space surrounds them, and when they end if they say so. This file must not know how keys match images.
 
 mod auth_field;
 mod error;
+mod token;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -70,6 +71,7 @@ pub struct Entry {
     /// The user name, from `auth` if that is not empty, else from `username`.
     pub username: String,
     password: Trace,
+    expires: Option<u64>,
     has_token: bool,
 }
 
@@ -109,6 +111,11 @@ impl Entry {
     /// Whether the password starts or ends with white space, which the kubelet keeps.
     pub fn has_padded_password(&self) -> bool {
         self.password == Trace::Padded
+    }
+
+    /// When the password ends, in seconds since 1970, if it is a token that says so.
+    pub fn expires(&self) -> Option<u64> {
+        self.expires
     }
 
     /// Whether it holds an identity or registry token, which the kubelet ignores.
@@ -329,6 +336,7 @@ impl Fields {
             key,
             username: self.username,
             password,
+            expires: token::expiry(&self.password),
             has_token: self.has_token,
         }
     }

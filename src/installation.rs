@@ -10,9 +10,11 @@ mod names;
 pub mod selector;
 pub mod workloads;
 
-pub use api_server::{Answer, ApiServer, Chosen, Found, Reading, UnreachableError};
+pub use api_server::{Answer, ApiServer, Chosen, Deletion, Found, Reading, UnreachableError};
 pub use looked::Looked;
-pub use names::{Names, Target, component_of, server_name, value_of, webhook_of, with_component};
+pub use names::{
+    Names, Target, component_of, configuration_of, server_name, webhook_of, with_component,
+};
 
 /// Name of pullpass's webhook in its configuration, for ever.
 pub const WEBHOOK: &str = "pods.pullpass.dev";

@@ -21,4 +21,5 @@ pub mod pki;
 pub mod rules;
 pub mod shutdown;
 pub mod snapshot;
+pub mod status;
 pub mod webhook;

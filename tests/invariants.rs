@@ -15,6 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["snapshot", "delivery"],
     &["admission", "cluster", "http"],
     &["webhook", "controller", "installation"],
+    &["status"],
     &["doctor"],
     &["cli"],
 ];

@@ -6,20 +6,22 @@ use http_body_util::BodyExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Preconditions};
 use kube::core::Request;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::looked::words;
 use super::workloads::Deployment;
-use super::{Looked, Names, Target, webhook_of};
+use super::{Looked, Names, Target, configuration_of, webhook_of};
 
 /// What the chart calls things for the release `pullpass`.
 const DEFAULT_NAME: &str = "pullpass";
 /// Label of everything the chart makes.
 const NAME_IS_PULLPASS: &str = "app.kubernetes.io/name=pullpass";
+/// Label of the controller.
+const CONTROLLER: &str = "app.kubernetes.io/component=controller";
 /// Objects in one answer of a long list, as kubectl asks for them: a thousand Pods are 10 MB.
 const PAGE_OBJECTS: u32 = 500;
 
@@ -73,6 +75,17 @@ struct StatusObject {
     kind: String,
     #[serde(default)]
     message: String,
+}
+
+/// What became of a deletion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deletion {
+    /// It is gone, by us or by another.
+    Done,
+    /// It is not as it was when it was looked at.
+    Changed,
+    /// It is still there; the API server's words.
+    Failed(String),
 }
 
 /// One answer of a long list.
@@ -172,6 +185,19 @@ impl ApiServer {
         Looked::of(listed.map(|list| list.items))
     }
 
+    /// The controllers of the installation in its namespace, whatever release they are of: which instance
+    /// copies are of, says the configuration that a controller keeps.
+    pub async fn controllers(&self, names: &Names) -> Looked<Vec<Deployment>> {
+        let api: Api<Deployment> = Api::namespaced(self.client(), &names.namespace);
+        let params = ListParams::default().labels(&format!("{NAME_IS_PULLPASS},{CONTROLLER}"));
+        let listed = Looked::of(api.list(&params).await);
+        listed.map(|list| {
+            let all = list.items.into_iter();
+            all.filter(|one| configuration_of(one).is_none_or(|of| of == names.configuration))
+                .collect()
+        })
+    }
+
     /// One object by its name.
     pub async fn one<K>(&self, namespace: Option<&str>, name: &str) -> Looked<K>
     where
@@ -219,6 +245,26 @@ impl ApiServer {
                 Some(token) => params = params.continue_token(&token),
                 None => return Looked::Seen(()),
             }
+        }
+    }
+
+    /// Deletes this very version of an object, and no other.
+    pub async fn delete(&self, collection: &str, object: &ObjectMeta) -> Deletion {
+        let exactly = Preconditions {
+            uid: object.uid.clone(),
+            resource_version: object.resource_version.clone(),
+        };
+        let params = DeleteParams::default().preconditions(exactly);
+        let name = object.name.as_deref().unwrap_or_default();
+        let request = match Request::new(collection).delete(name, &params) {
+            Ok(request) => request,
+            Err(error) => return Deletion::Failed(error.to_string()),
+        };
+        match self.client.request::<IgnoredAny>(request).await {
+            Ok(_) => Deletion::Done,
+            Err(kube::Error::Api(status)) if status.code == 404 => Deletion::Done,
+            Err(kube::Error::Api(status)) if status.code == 409 => Deletion::Changed,
+            Err(error) => Deletion::Failed(words(error)),
         }
     }
 

@@ -73,6 +73,7 @@ impl Names {
         }
         let arguments: Vec<&str> = deployments.iter().flat_map(arguments).collect();
         for (flag, name) in [
+            ("--webhook-configuration", &mut self.configuration),
             ("--rules-config-map", &mut self.rules),
             ("--index-config-map", &mut self.index),
             ("--tls-secret", &mut self.tls_secret),
@@ -117,8 +118,14 @@ fn arguments(deployment: &Deployment) -> impl Iterator<Item = &str> {
         .map(String::as_str)
 }
 
+/// The configuration that a controller keeps, by its arguments.
+pub fn configuration_of(controller: &Deployment) -> Option<&str> {
+    let arguments: Vec<&str> = arguments(controller).collect();
+    value_of(&arguments, "--webhook-configuration")
+}
+
 /// The value in `--flag value` or `--flag=value`.
-pub fn value_of<'a>(arguments: &[&'a str], flag: &str) -> Option<&'a str> {
+fn value_of<'a>(arguments: &[&'a str], flag: &str) -> Option<&'a str> {
     let position = arguments.iter().position(|argument| *argument == flag);
     let after = position.and_then(|position| arguments.get(position + 1).copied());
     after.or_else(|| {

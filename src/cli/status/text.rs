@@ -1,0 +1,287 @@
+//! A report as text for a terminal, at most [`WIDTH`] columns wide where words allow it.
+
+use std::fmt::{self, Write};
+
+use clap::builder::styling::{AnsiColor, Style};
+
+use crate::cli::terminal::{printable, wrapped};
+use crate::status::Report;
+use crate::status::report::{CopiesReport, PullSecretReport, SourceState};
+
+/// Namespaces and Pods of one kind that are named; the JSON has all.
+const SHOWN: usize = 5;
+
+/// Renders a report, with a line break at the end.
+pub(super) fn render(report: &Report, styled: bool) -> String {
+    let mut page = Page {
+        text: String::new(),
+        styled,
+    };
+    // Writing to a String cannot fail.
+    let _written = page.report(report);
+    page.text
+}
+
+/// How good a line is.
+#[derive(Clone, Copy)]
+enum Mark {
+    Good,
+    Bad,
+    Plain,
+}
+
+struct Page {
+    text: String,
+    styled: bool,
+}
+
+impl Page {
+    fn report(&mut self, report: &Report) -> fmt::Result {
+        let Report {
+            namespace,
+            release,
+            instance,
+            ..
+        } = report;
+        writeln!(
+            self.text,
+            "release {release} in namespace {namespace}; its copies are labelled {instance}"
+        )?;
+        self.delivery(report)?;
+        for secret in &report.pull_secrets {
+            self.pull_secret(secret, report)?;
+        }
+        self.rest(report)?;
+        writeln!(self.text)?;
+        match report.findings {
+            0 => writeln!(self.text, "nothing to do")?,
+            1 => writeln!(self.text, "1 thing to do")?,
+            many => writeln!(self.text, "{many} things to do")?,
+        }
+        Ok(())
+    }
+
+    fn delivery(&mut self, report: &Report) -> fmt::Result {
+        if report.delivers == Some(false) {
+            let text = "The controller delivers nothing (there is no index): each namespace has to bring its \
+                        own Secrets. The chart's value delivery.enabled switches it on.";
+            writeln!(self.text, "{}", wrapped(text, 0))?;
+        }
+        if report.index_is_current == Some(false) {
+            let namespace = &report.namespace;
+            let text = format!(
+                "The controller has not seen these rules: what it says is of others. If that stays: \
+                 pullpass doctor -n {namespace}"
+            );
+            writeln!(self.text, "{}", wrapped(&text, 0))?;
+        }
+        Ok(())
+    }
+
+    fn pull_secret(&mut self, secret: &PullSecretReport, report: &Report) -> fmt::Result {
+        let name = printable(&secret.name);
+        let bold = self.style(Style::new().bold());
+        write!(self.text, "\n{bold}{name}{bold:#}")?;
+        if secret.secret_name != secret.name {
+            write!(self.text, " (Secret {})", printable(&secret.secret_name))?;
+        }
+        writeln!(self.text, ", {}", secret.deliver)?;
+        self.source(secret)?;
+        if let Some(reason) = &secret.index.reason {
+            self.line(
+                "webhook",
+                Mark::Bad,
+                &format!("{}: {reason}", secret.index.state),
+            )?;
+        } else if report.delivers != Some(false) {
+            let mark = match secret.index.state {
+                "usable" => Mark::Good,
+                "stale" => Mark::Bad,
+                _ => Mark::Plain,
+            };
+            self.line("webhook", mark, secret.index.state)?;
+        }
+        if !secret.registries.is_empty() {
+            self.line("registries", Mark::Plain, &first(&secret.registries))?;
+        }
+        for token in &secret.tokens {
+            let (mark, end) = match token.is_expired {
+                true => (Mark::Bad, "ended"),
+                false => (Mark::Plain, "ends"),
+            };
+            self.line(
+                "token",
+                mark,
+                &format!("{} {end} {}", token.key, token.expires),
+            )?;
+        }
+        match &secret.copies {
+            Some(copies) => self.copies(copies, &report.namespace),
+            None => Ok(()),
+        }
+    }
+
+    fn source(&mut self, secret: &PullSecretReport) -> fmt::Result {
+        let source = &secret.source;
+        let (mark, state) = match source.state {
+            SourceState::Usable => (Mark::Good, ": usable"),
+            SourceState::Missing => (Mark::Bad, ": missing"),
+            SourceState::Unusable => (Mark::Bad, ": unusable"),
+            SourceState::Unseen => (Mark::Plain, ": could not be looked at"),
+            SourceState::NotLookedAt => (Mark::Plain, ""),
+        };
+        let reason = source.reason.as_ref().map(|reason| format!(", {reason}"));
+        let text = format!("{}{state}{}", source.from, reason.unwrap_or_default());
+        self.line("source", mark, &text)?;
+        match &source.fix {
+            Some(fix) => self.fix(fix),
+            None => Ok(()),
+        }
+    }
+
+    fn copies(&mut self, copies: &CopiesReport, namespace: &str) -> fmt::Result {
+        let CopiesReport {
+            present,
+            missing,
+            foreign,
+            stale,
+        } = copies;
+        let lists = [
+            ("present", present),
+            ("missing", missing),
+            ("foreign", foreign),
+            ("stale", stale),
+        ];
+        let counts = lists.iter().filter(|(_, list)| !list.is_empty());
+        let counts: Vec<_> = counts
+            .map(|(state, list)| format!("{} {state}", list.len()))
+            .collect();
+        let is_whole = missing.is_empty() && foreign.is_empty() && stale.is_empty();
+        let (mark, counts) = match (is_whole, counts.is_empty()) {
+            (_, true) => (Mark::Plain, "none wanted".to_owned()),
+            (true, false) => (Mark::Good, counts.join(", ")),
+            (false, false) => (Mark::Bad, counts.join(", ")),
+        };
+        self.line("copies", mark, &counts)?;
+        let doctor = format!(
+            "the controller does it within seconds; if it stays: pullpass doctor -n {namespace}"
+        );
+        let foreign_fix = "nobody touches them; delete them, name their maker in `adopt`, or choose another \
+                           `secretName`";
+        for (state, list, fix) in [
+            ("missing", missing, &*doctor),
+            ("foreign", foreign, foreign_fix),
+            ("stale", stale, &*doctor),
+        ] {
+            if !list.is_empty() {
+                self.line(&format!("  {state}"), Mark::Plain, &first(list))?;
+                self.fix(fix)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is not about one pull secret.
+    fn rest(&mut self, report: &Report) -> fmt::Result {
+        if !report.unwanted.is_empty() {
+            let places = report.unwanted.iter();
+            let places: Vec<String> = places
+                .map(|place| format!("{}/{}", place.namespace, place.secret))
+                .collect();
+            self.head("Copies that no rule wants")?;
+            self.item(
+                &first(&places),
+                "the controller deletes them; if they stay: pullpass cleanup",
+            )?;
+        }
+        if !report.without_key.is_empty() {
+            self.head("Rules whose pull secrets have no key for their images")?;
+        }
+        for bare in &report.without_key {
+            let secrets = bare.pull_secrets.join(", ");
+            self.item(
+                &format!(
+                    "rule {}: {}: no key of {secrets} covers it",
+                    bare.rule, bare.pattern
+                ),
+                "log in to that host in the source Secret, or write the host that it has a key for",
+            )?;
+        }
+        if !report.restarts.is_empty() {
+            self.head("Pods that a restart would fix")?;
+        }
+        for restart in &report.restarts {
+            let pods = first(&restart.pods);
+            let adds = restart.adds.join(", ");
+            self.item(
+                &format!("namespace {}: {pods}: would get {adds}", restart.namespace),
+                &restart.fix,
+            )?;
+        }
+        let failing = report.pods_failing;
+        let restarted: usize = report
+            .restarts
+            .iter()
+            .map(|restart| restart.pods.len())
+            .sum();
+        if failing > restarted {
+            let others = failing - restarted;
+            let text = format!(
+                "{others} more Pods wait for an image that no pull secret of the rules is missing for; \
+                 docs/troubleshooting.md says why else"
+            );
+            writeln!(self.text, "\n{}", wrapped(&text, 0))?;
+        }
+        if !report.unseen.is_empty() {
+            self.head("Not looked at")?;
+        }
+        for unseen in &report.unseen {
+            self.item(&format!("{}: {}", unseen.what, unseen.said), &unseen.fix)?;
+        }
+        Ok(())
+    }
+
+    fn style(&self, style: Style) -> Style {
+        if self.styled { style } else { Style::new() }
+    }
+
+    fn head(&mut self, text: &str) -> fmt::Result {
+        let bold = self.style(Style::new().bold());
+        writeln!(self.text, "\n{bold}{text}{bold:#}")
+    }
+
+    fn item(&mut self, text: &str, fix: &str) -> fmt::Result {
+        writeln!(self.text, "  {}", wrapped(&printable(text), 4))?;
+        writeln!(self.text, "    fix: {}", printable(fix))
+    }
+
+    /// Not broken into lines: it may be a command.
+    fn fix(&mut self, fix: &str) -> fmt::Result {
+        writeln!(self.text, "{:LABEL$}fix: {}", "", printable(fix))
+    }
+
+    fn line(&mut self, label: &str, mark: Mark, text: &str) -> fmt::Result {
+        let style = self.style(match mark {
+            Mark::Good => AnsiColor::Green.on_default(),
+            Mark::Bad => AnsiColor::Red.on_default(),
+            Mark::Plain => Style::new(),
+        });
+        let text = printable(text);
+        let text = wrapped(&text, LABEL);
+        writeln!(self.text, "  {label:<10}  {style}{text}{style:#}")
+    }
+}
+
+/// Columns before the text of a line: two, a label of ten, two.
+const LABEL: usize = 14;
+
+/// The first few, and how many more there are.
+fn first(all: &[String]) -> String {
+    let shown = all.iter().take(SHOWN);
+    let shown: Vec<&str> = shown.map(String::as_str).collect();
+    let more = match all.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    shown.join(", ") + &more
+}

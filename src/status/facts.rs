@@ -1,0 +1,100 @@
+//! What was found of rules, sources, copies and Pods, as it was found. This file must not judge.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
+use serde::Serialize;
+
+use super::pods::FailingPod;
+use crate::delivery::{SourceRef, State};
+use crate::index::{Index, IndexDocument};
+use crate::installation::{Looked, Names};
+use crate::rules::{RulesConfig, Ruleset};
+use crate::snapshot::{Namespaces, Snapshot};
+
+/// Everything that was found.
+#[derive(Debug)]
+pub struct Facts {
+    /// What the objects of the installation are called.
+    pub names: Names,
+    /// The rules in the ConfigMap, which are valid.
+    pub config: RulesConfig,
+    /// The same, compiled.
+    pub ruleset: Arc<Ruleset>,
+    /// How the API server is told to ask the webhook; `None` if that was not found.
+    pub webhook: Option<MutatingWebhook>,
+    /// What the controller published; `None` if it publishes nothing, and so delivers nothing.
+    pub index: Option<IndexDocument>,
+    /// Whether the controller delivers; `None` if that could not be seen.
+    pub delivers: Option<bool>,
+    /// Entries of the rules that are looked at, by position.
+    pub entries: Vec<usize>,
+    /// As the controller would see it: namespaces, sources, copies, Pods that wait.
+    pub state: State,
+    /// What the caller could see of each source.
+    pub sources: BTreeMap<SourceRef, Looked<SourceFacts>>,
+    /// Pods that wait for an image.
+    pub pods: Vec<FailingPod>,
+    /// What could not be looked at.
+    pub unseen: Vec<Unseen>,
+}
+
+/// A source, without a byte of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// Why no copy should be made of it.
+    pub unusable: Option<String>,
+    /// Its registry keys that have a user name and a password, without user info.
+    pub registries: Vec<String>,
+    /// Its credentials that say when they end.
+    pub expiries: Vec<Expiry>,
+}
+
+/// When a credential of a source ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    /// Its registry key, without user info.
+    pub key: String,
+    /// In seconds since 1970.
+    pub at: u64,
+}
+
+/// Something that the caller may not look at, or that gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unseen {
+    /// What is not in the report for it.
+    pub what: String,
+    /// The API server's words.
+    pub said: String,
+    /// How to see it.
+    pub fix: String,
+}
+
+impl Unseen {
+    /// Of a look that saw nothing; `right` as in `kubectl auth can-i`. `None` if it was seen, or is absent.
+    pub fn of<T>(what: &str, right: &str, looked: &Looked<T>) -> Option<Self> {
+        let (said, fix) = match looked {
+            Looked::Seen(_) | Looked::Absent => return None,
+            Looked::Denied(said) => (said, format!("run it as someone who may {right}")),
+            Looked::Failed(said) => (said, "run it again".to_owned()),
+        };
+        Some(Self {
+            what: what.to_owned(),
+            said: said.clone(),
+            fix,
+        })
+    }
+}
+
+impl Facts {
+    /// What a webhook that knows all this decides with.
+    pub fn snapshot(&self) -> Snapshot {
+        let index = self.index.as_ref().map(IndexDocument::to_index);
+        let index: Index = index.unwrap_or_default();
+        let namespaces = self.state.namespaces.known().into_iter().flatten();
+        let labels = namespaces.map(|(name, known)| (name.clone(), Arc::new(known.labels.clone())));
+        let namespaces = Namespaces::Seen(Arc::new(labels.collect()));
+        Snapshot::new(self.ruleset.clone(), Arc::new(index), namespaces, 1)
+    }
+}

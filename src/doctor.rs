@@ -16,6 +16,7 @@ use crate::installation::WEBHOOK;
 mod access;
 mod certificate;
 mod configuration;
+mod delivery;
 pub mod facts;
 mod fetch;
 mod namespace;
@@ -36,7 +37,7 @@ pub use trial::{Plan, Trial};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Which check: `cluster`, `configuration`, `certificate`, `service`, `admission`, `rules`,
-    /// `replicas`, `access` or `namespace`.
+    /// `delivery`, `replicas`, `access` or `namespace`.
     pub check: &'static str,
     /// How bad it is.
     pub status: Status,
@@ -106,6 +107,7 @@ pub fn examine(facts: &Facts, now: SystemTime) -> Vec<Finding> {
         reach::check(facts),
         trial::check(facts),
         rules::check(facts),
+        delivery::check(facts, now),
         replicas::check(facts),
         access::check(facts),
         namespace::check(facts),
@@ -141,6 +143,7 @@ mod tests {
             "service",
             "admission",
             "rules",
+            "delivery",
             "replicas",
             "access",
             "namespace",

@@ -13,6 +13,8 @@ mod fetch;
 pub mod keys;
 pub mod pods;
 pub mod report;
+#[cfg(test)]
+pub(crate) mod sound;
 pub mod sweep;
 
 pub use facts::{Facts, Unseen};

@@ -13,6 +13,7 @@ use crate::installation::workloads::{Deployment, Pod};
 pub use crate::installation::{
     Looked, Names, Target, component_of, server_name, webhook_of, with_component,
 };
+use crate::status;
 
 impl<T> Looked<T> {
     /// What was read, or the one finding of a check that could not look, or that found `absent`.
@@ -82,6 +83,10 @@ pub struct Facts {
     pub trial: Trial,
     /// The text under `rules.yaml`; `None` if the ConfigMap has no such key.
     pub rules: Looked<Option<String>>,
+    /// Sources and copies; `None` without rules that can be used.
+    pub delivery: Option<status::Facts>,
+    /// Whether the controller may write Secrets of each name that copies have.
+    pub copying: Vec<(String, Looked<bool>)>,
     /// Both roles.
     pub deployments: Looked<Vec<Deployment>>,
     /// Pods of both roles.

@@ -23,6 +23,7 @@ use crate::installation::workloads::Pod;
 use crate::installation::{Answer, ApiServer, Chosen, Found};
 use crate::rules;
 use crate::rules::config::RULES_KEY;
+use crate::status::{self, Scope};
 
 /// Questions about rights that are asked at once: few enough for any API server's fairness.
 const QUESTIONS_AT_ONCE: usize = 8;
@@ -52,19 +53,16 @@ pub async fn fetch(
     progress: &dyn Fn(&str),
 ) -> Facts {
     progress("configuration");
-    let Found {
-        names,
-        configurations,
-        deployments,
-    } = server.find(&asked.chosen, fallback_namespace).await;
+    let found = server.find(&asked.chosen, fallback_namespace).await;
     let ask = Ask { server, asked };
     progress("replicas");
-    let pods = ask.server.labelled::<Pod>(&names).await;
-    let replicas = ask.replicas(&names, &pods).await;
-    let budgets = ask.server.labelled(&names).await;
+    let pods = ask.server.labelled::<Pod>(&found.names).await;
+    let replicas = ask.replicas(&found.names, &pods).await;
+    let budgets = ask.server.labelled(&found.names).await;
     progress("certificate");
-    let chain = ask.chain(&names).await;
-    let webhook = configurations
+    let chain = ask.chain(&found.names).await;
+    let webhook = found
+        .configurations
         .seen()
         .and_then(|all| webhook_of(all.first()?));
     let target = webhook.map(Target::of);
@@ -75,8 +73,23 @@ pub async fn fetch(
     let bundle = bundle.map_or(&[][..], |bundle| &bundle.0);
     let direct = ask.direct(target.as_ref(), &service, bundle).await;
     progress("rules");
-    let rules = ask.server.text_of(&names, &names.rules, RULES_KEY).await;
+    let rules = ask
+        .server
+        .text_of(&found.names, &found.names.rules, RULES_KEY)
+        .await;
+    let scope = Scope {
+        pull_secret: None,
+        pods: false,
+    };
+    // Why there is none, the check of the rules says.
+    let delivery = status::fetch(server, &found, scope, progress).await.ok();
+    let Found {
+        names,
+        configurations,
+        deployments,
+    } = found;
     progress("access");
+    let copying = ask.copying(&names, delivery.as_ref()).await;
     let access = ask.access(&names, target.as_ref()).await;
     progress("admission");
     let namespace = ask
@@ -95,6 +108,8 @@ pub async fn fetch(
         chain,
         trial,
         rules,
+        delivery,
+        copying,
         deployments,
         pods,
         replicas,
@@ -231,6 +246,25 @@ impl Ask<'_> {
                 let answer = self.may(&right, namespace).await;
                 (right, answer)
             });
+        let questions = futures_util::stream::iter(questions);
+        questions.buffered(QUESTIONS_AT_ONCE).collect().await
+    }
+
+    /// Whether the controller may write Secrets of the names that copies have, anywhere.
+    async fn copying(
+        &self,
+        names: &Names,
+        delivery: Option<&status::Facts>,
+    ) -> Vec<(String, Looked<bool>)> {
+        let delivery = delivery.filter(|delivery| delivery.delivers != Some(false));
+        let rules = delivery.and_then(|delivery| delivery.state.rules.as_ref());
+        let copied = rules
+            .into_iter()
+            .flat_map(|rules| rules.plan.secret_names());
+        let questions = copied.map(async |name| {
+            let right = Right::to_copy(names, name);
+            (name.to_string(), self.may(&right, &names.namespace).await)
+        });
         let questions = futures_util::stream::iter(questions);
         questions.buffered(QUESTIONS_AT_ONCE).collect().await
     }

@@ -71,27 +71,36 @@ fn keyrings<'s>(rule: &RuleConfig, snapshot: &'s Snapshot) -> Option<Vec<&'s Key
     coverage.map(|known| Some(&known?.keyring)).collect()
 }
 
-/// Whether some image is covered by both.
+/// Whether some image is covered by both. Tried are images of the pattern's host or the key's, with the path
+/// of either.
 fn overlap(pattern: &RegistryPattern, keyring: &Keyring) -> bool {
-    let example = pattern.example(FILLER);
-    let covers = |image: ImageRef<'_>| keyring.covering_key(&image).is_some();
-    if ImageRef::parse(&example).is_ok_and(covers) {
-        return true;
-    }
     let ruleset = Ruleset::compile(&RulesConfig {
         rules: vec![rule_of(pattern)],
         ..RulesConfig::default()
     });
-    let usable = keyring.entries().filter(|key| key.usable);
-    usable.into_iter().any(|key| {
-        let example = index_key(key.key).and_then(|key| String::from_utf8(key).ok());
-        let example = example.unwrap_or_default().replace('*', FILLER) + "/" + FILLER;
+    let is_covered_by_both = |image: String| {
         let mut rules = RuleIds::new();
-        if let Ok(image) = ImageRef::parse(&example) {
+        ImageRef::parse(&image).is_ok_and(|image| {
             ruleset.match_image(&image, &mut rules);
-        }
-        !rules.is_empty()
-    })
+            !rules.is_empty() && keyring.covering_key(&image).is_some()
+        })
+    };
+    let ours = pattern.example(FILLER);
+    let keys = keyring.entries().filter(|key| key.usable);
+    let keys = keys.filter_map(|key| String::from_utf8(index_key(key.key)?).ok());
+    let mut theirs = keys.map(|key| key.replace('*', FILLER) + "/" + FILLER);
+    is_covered_by_both(ours.clone())
+        || theirs.any(|key| {
+            let halves = ours.split_once('/').zip(key.split_once('/'));
+            let Some(((our_host, our_path), (key_host, key_path))) = halves else {
+                return false;
+            };
+            let crossed = [
+                format!("{key_host}/{our_path}"),
+                format!("{our_host}/{key_path}"),
+            ];
+            is_covered_by_both(key.clone()) || crossed.into_iter().any(is_covered_by_both)
+        })
 }
 
 fn rule_of(pattern: &RegistryPattern) -> RuleConfig {

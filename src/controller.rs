@@ -10,6 +10,7 @@
 
 mod budget;
 mod certificates;
+mod delivery;
 mod events;
 mod health;
 mod leader;
@@ -35,13 +36,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::certificates::Certificates;
+use self::delivery::{Delivery, Parts};
 use self::events::Events;
 use self::health::Health;
 use self::leader::Election;
-use self::rules::{Announcer, Verdict};
+use self::rules::{Announcer, Loaded, Verdict};
 use self::stored::{Names, Stored};
 use crate::cluster::client::{ConnectError, Connection};
 use crate::cluster::watch::{BACKOFF_MAX, BACKOFF_MIN, Followed, Seen, spawn_follow_one};
+use crate::delivery::Instance;
 use crate::http::limits::{Limits, PROBE_CONNECTIONS_MAX};
 use crate::http::probes::{self, Readiness};
 use crate::http::server::{Bound, ServerMetrics};
@@ -73,6 +76,8 @@ pub struct Config {
     pub certificates: CertificateMode,
     /// How long old certificates stay trusted during a rotation.
     pub rotation_wait: Duration,
+    /// Whether pull secrets are delivered; then this is the ConfigMap of the index.
+    pub delivery: Option<String>,
 }
 
 /// Who makes the certificates, and who writes `caBundle`.
@@ -119,6 +124,12 @@ pub struct Controller {
     stop: Stop,
 }
 
+/// What is to be said about the rules, and the last good ones.
+type Judged = (
+    watch::Receiver<Option<Verdict>>,
+    watch::Receiver<Option<Arc<Loaded>>>,
+);
+
 impl Controller {
     /// Takes the port. The API server need not be there yet.
     ///
@@ -162,19 +173,34 @@ impl Controller {
         let client = self.connection.client()?;
         let mut tasks = JoinSet::new();
         let stored = self.follow_stored(&mut tasks)?;
-        let verdicts = self.judge_rules(&mut tasks)?;
+        let (verdicts, rules) = self.judge_rules(&mut tasks)?;
         self.earn_readiness(&mut tasks, client.clone(), stored.clone());
         let metrics = self.metrics.clone();
         let reported = stored.clone();
         tasks.spawn(async { match reported.report(metrics).await {} });
 
         let events = Events::new(client.clone());
-        let mut announcer = Announcer::new(verdicts, events.clone());
+        let mut announcer = Announcer::new(verdicts.clone(), events.clone());
+        let mut delivery = self.delivery(
+            &mut tasks,
+            client.clone(),
+            (verdicts, rules),
+            events.clone(),
+        )?;
         let mut certificates = self.certificates(client, stored, events);
         let election = self.election()?;
         let stop = self.stop.clone();
         let led = election.lead(&stop, async |owner| {
-            tokio::join!(certificates.run(owner, &stop), announcer.run(&stop));
+            let deliver = async {
+                if let Some(delivery) = &mut delivery {
+                    delivery.run(owner, &stop).await;
+                }
+            };
+            tokio::join!(
+                certificates.run(owner, &stop),
+                announcer.run(&stop),
+                deliver
+            );
         });
 
         let (probes_stopper, probes_stop) = shutdown::channel();
@@ -215,17 +241,49 @@ impl Controller {
         })
     }
 
-    /// What is to be said about the rules.
-    fn judge_rules(
-        &self,
-        tasks: &mut JoinSet<()>,
-    ) -> Result<watch::Receiver<Option<Verdict>>, ConnectError> {
+    /// What is to be said about the rules, and the last good ones.
+    fn judge_rules(&self, tasks: &mut JoinSet<()>) -> Result<Judged, ConnectError> {
         let name = Some(&*self.config.rules_config_map);
         let rules = self.follow(tasks, "rules", name, |client| self.namespaced(client))?;
         let (sender, verdicts) = watch::channel(None);
+        let (good, loaded) = watch::channel(None);
         let metrics = self.metrics.clone();
-        tasks.spawn(async { match rules::judge(rules, metrics, sender).await {} });
-        Ok(verdicts)
+        tasks.spawn(async { match rules::judge(rules, metrics, sender, good).await {} });
+        Ok((verdicts, loaded))
+    }
+
+    /// Who delivers, if somebody should.
+    fn delivery(
+        &self,
+        tasks: &mut JoinSet<()>,
+        client: Client,
+        (verdicts, rules): Judged,
+        events: Events,
+    ) -> Result<Option<Delivery>, ControllerError> {
+        let Some(index) = &self.config.delivery else {
+            return Ok(None);
+        };
+        let Config {
+            namespace,
+            webhook_configuration,
+            ..
+        } = &self.config;
+        let api = |client| self.namespaced(client);
+        let parts = Parts {
+            connection: self.connection.clone(),
+            client,
+            namespace: namespace.clone(),
+            instance: Instance::new(namespace, webhook_configuration),
+            index: index.clone(),
+            index_seen: self.follow(tasks, "index", Some(index), api)?,
+            rules,
+            verdicts,
+            events,
+            metrics: self.metrics.clone(),
+            own_metrics: self.own_metrics.clone(),
+            delivery_metrics: self.metrics.delivery()?,
+        };
+        Ok(Some(Delivery::start(tasks, parts)))
     }
 
     /// Without certificates there is no bundle to wait for and nothing to verify with.
@@ -302,10 +360,16 @@ impl Controller {
 }
 
 /// Pauses between tries of what failed: as those of the watches.
-fn pauses() -> impl Iterator<Item = Duration> {
+fn pauses() -> impl Iterator<Item = Duration> + Send + Sync + use<> {
+    pauses_up_to(BACKOFF_MAX)
+}
+
+/// The same with another longest pause, jitter included.
+fn pauses_up_to(max: Duration) -> impl Iterator<Item = Duration> + Send + Sync + use<> {
     ExponentialBuilder::new()
-        .with_min_delay(BACKOFF_MIN)
-        .with_max_delay(BACKOFF_MAX)
+        .with_min_delay(BACKOFF_MIN / 2)
+        .with_max_delay(max / 2)
+        // Up to as much again.
         .with_jitter()
         .without_max_times()
         .build()

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod source;
 pub mod state;
 pub mod step;
+pub mod survey;
 
 pub use copy::{ContentHash, Instance, Observed, SecretView};
 pub use plan::{Claim, Entry, Plan};

@@ -7,7 +7,7 @@
 mod controller;
 mod freshness;
 
-pub use controller::ControllerMetrics;
+pub use controller::{ControllerMetrics, DeliveryMetrics};
 pub use freshness::Freshness;
 use freshness::Watches;
 
@@ -175,11 +175,7 @@ impl Metrics {
         });
         let counters = counters.collect();
         for old in before.iter().flat_map(|family| family.get_metric()) {
-            let value = |label: &str| {
-                let pair = old.get_label().iter().find(|pair| pair.name() == label);
-                pair.map(|pair| pair.value()).unwrap_or_default()
-            };
-            let (rule, mode) = (value("rule"), value("mode"));
+            let (rule, mode) = (label(old, "rule"), label(old, "mode"));
             if rule != OTHER && !named.contains(&(rule, mode)) {
                 self.injections.remove_label_values(&[rule, mode]).ok();
             }
@@ -193,6 +189,14 @@ impl Metrics {
     /// If it is registered already.
     pub fn controller(&self) -> prometheus::Result<ControllerMetrics> {
         ControllerMetrics::register(&self.registry)
+    }
+
+    /// Registers what only a controller counts that delivers.
+    ///
+    /// # Errors
+    /// If it is registered already.
+    pub fn delivery(&self) -> prometheus::Result<DeliveryMetrics> {
+        DeliveryMetrics::register(&self.registry)
     }
 
     /// Sets when the certificate of this kind (`leaf` or `ca`) expires; `None` if there is none.
@@ -230,6 +234,12 @@ impl Metrics {
 
     /// The media type of [`Self::render`].
     pub const MEDIA_TYPE: &'static str = prometheus::TEXT_FORMAT;
+}
+
+/// The value of one label of a series.
+fn label<'a>(series: &'a prometheus::proto::Metric, name: &str) -> &'a str {
+    let pair = series.get_label().iter().find(|pair| pair.name() == name);
+    pair.map(|pair| pair.value()).unwrap_or_default()
 }
 
 fn build_info() -> prometheus::Result<IntGaugeVec> {

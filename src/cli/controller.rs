@@ -10,7 +10,7 @@ use crate::logging;
 use crate::pki::rotation::ROTATION_WAIT;
 use crate::shutdown::{self, Signals};
 
-/// Keep the webhook's certificates and caBundle, and report bad rules as Events
+/// Deliver pull secrets, keep the webhook's certificates and caBundle, and report bad rules as Events
 ///
 /// Needs a cluster: in a Pod its ServiceAccount is used, elsewhere the kubeconfig. Several may run; one
 /// of them writes. Serves /livez, /readyz and /metrics on a plain port. SIGTERM finishes the write under
@@ -36,9 +36,23 @@ pub(super) struct ControllerArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     probe_addr: SocketAddr,
     #[command(flatten)]
+    delivery: DeliveryArgs,
+    #[command(flatten)]
     certificates: CertificateArgs,
     #[command(flatten)]
     logging: logging::LogArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Delivery")]
+struct DeliveryArgs {
+    /// Copy the pull secrets of the rules into the namespaces that may hold them, and publish the index of
+    /// what they cover
+    #[arg(long)]
+    delivery: bool,
+    /// ConfigMap of the index, key index.json
+    #[arg(long, value_name = "NAME", default_value = "pullpass-index")]
+    index_config_map: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,6 +101,10 @@ impl ControllerArgs {
             service_account: self.service_account,
             certificates: self.certificates.certificates,
             rotation_wait: Duration::from_secs(self.certificates.rotation_wait),
+            delivery: self
+                .delivery
+                .delivery
+                .then_some(self.delivery.index_config_map),
         }
     }
 }
@@ -156,6 +174,8 @@ mod tests {
         assert_eq!(certificates.rotation_wait, 60);
         assert_eq!(args.rules_config_map, "pullpass-rules");
         assert_eq!(args.lease, "pullpass-controller");
+        assert_eq!(args.delivery.index_config_map, "pullpass-index");
+        assert!(!args.delivery.delivery, "the chart says so, not a guess");
         assert_eq!(args.service_account, "pullpass-controller");
     }
 

@@ -29,6 +29,11 @@ impl Budget {
         }
     }
 
+    /// Whether there was no write in the last minute.
+    pub(super) fn is_unspent(&mut self, now: Instant) -> bool {
+        self.wait(now).is_zero() && self.0.is_empty()
+    }
+
     /// Notes a write.
     pub(super) fn spend(&mut self, now: Instant) {
         self.0.push_back(now);

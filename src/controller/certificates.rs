@@ -391,7 +391,10 @@ fn regarding(secret: &Secret) -> ObjectReference {
 }
 
 /// Waits until a watch shows another version than the one `before`; not for ever.
-async fn observed<K: ResourceExt>(watched: &mut watch::Receiver<Seen<K>>, before: Option<String>) {
+pub(super) async fn observed<K: ResourceExt>(
+    watched: &mut watch::Receiver<Seen<K>>,
+    before: Option<String>,
+) {
     let is_other = |seen: &Seen<K>| {
         let version = seen.object().and_then(|object| object.resource_version());
         version != before

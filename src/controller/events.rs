@@ -31,6 +31,20 @@ pub(super) enum Reason {
     RulesInvalid,
     /// They can be used again.
     RulesValid,
+    /// A source is not there.
+    SourceMissing,
+    /// A source cannot be used.
+    SourceUnusable,
+    /// It can be used now.
+    SourceUsable,
+    /// Somebody else's Secret has the name of a copy.
+    CopyNotOurs,
+    /// The API server refuses copies.
+    CopyRefused,
+    /// RBAC does not let the controller do its work.
+    PermissionMissing,
+    /// The index does not fit into a ConfigMap.
+    IndexTooLarge,
 }
 
 impl Reason {
@@ -39,11 +53,18 @@ impl Reason {
             Self::CertificateIssued
             | Self::CaRotated
             | Self::CaBundleApplied
-            | Self::RulesValid => EventType::Normal,
+            | Self::RulesValid
+            | Self::SourceUsable => EventType::Normal,
             Self::CertificateLost
             | Self::CaBundleOverwritten
             | Self::SecretNotOurs
-            | Self::RulesInvalid => EventType::Warning,
+            | Self::RulesInvalid
+            | Self::SourceMissing
+            | Self::SourceUnusable
+            | Self::CopyNotOurs
+            | Self::CopyRefused
+            | Self::PermissionMissing
+            | Self::IndexTooLarge => EventType::Warning,
         }
     }
 
@@ -56,6 +77,13 @@ impl Reason {
             | Self::CaRotated
             | Self::CertificateLost
             | Self::SecretNotOurs => "KeepCertificates",
+            Self::SourceMissing
+            | Self::SourceUnusable
+            | Self::SourceUsable
+            | Self::CopyNotOurs
+            | Self::CopyRefused
+            | Self::PermissionMissing
+            | Self::IndexTooLarge => "Deliver",
         }
     }
 }
@@ -116,6 +144,9 @@ mod tests {
             (Reason::CaBundleOverwritten, true),
             (Reason::SecretNotOurs, true),
             (Reason::RulesInvalid, true),
+            (Reason::SourceUnusable, true),
+            (Reason::CopyNotOurs, true),
+            (Reason::SourceUsable, false),
         ] {
             assert_eq!(reason.type_() == EventType::Warning, warns, "{reason:?}");
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::{ObjectMeta, PatchParams};
@@ -96,6 +96,26 @@ impl Owner {
         }
     }
 
+    /// A ConfigMap with exactly these entries, over this version of it.
+    pub(super) fn config_map(
+        &self,
+        name: &str,
+        resource_version: Option<String>,
+        entries: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> ConfigMap {
+        let data = entries
+            .into_iter()
+            .map(|(key, text)| (key.to_owned(), text));
+        ConfigMap {
+            metadata: ObjectMeta {
+                resource_version,
+                ..self.metadata(name)
+            },
+            data: Some(data.collect()),
+            ..ConfigMap::default()
+        }
+    }
+
     /// A Secret with exactly these entries.
     pub(super) fn secret(
         &self,
@@ -134,6 +154,11 @@ pub(super) fn ca_bundle(configuration: &MutatingWebhookConfiguration, pem: &str)
 /// How all of this is written.
 pub(super) fn apply() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force()
+}
+
+/// The same, but not over fields of somebody else: for what is to be made.
+pub(super) fn apply_unforced() -> PatchParams {
+    PatchParams::apply(FIELD_MANAGER)
 }
 
 /// The bundle in a configuration: `None` if it has no webhook of ours, empty if that has no bundle.

@@ -1,8 +1,9 @@
 //! Looks at every edit of the rules and says in an Event where it is wrong.
 //!
 //! Webhooks keep their last good rules and may not write Events; this is how who edited the ConfigMap
-//! learns of a mistake. Every controller judges, for its metrics; only the one that leads speaks. What
-//! must not happen here: a second idea of what valid rules are.
+//! learns of a mistake. Every controller judges, for its metrics; only the one that leads speaks. The last
+//! good rules are handed on, so that nobody loads them twice. What must not happen here: a second idea of
+//! what valid rules are.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use super::budget::Budget;
 use super::events::{Events, Reason};
 use super::next_change;
 use crate::cluster::watch::Seen;
+use crate::index::document::rules_hash;
 use crate::metrics::Metrics;
-use crate::rules::{self, config::RULES_KEY};
+use crate::rules::{self, RulesConfig, config::RULES_KEY};
 use crate::shutdown::Stop;
 
 /// What is to be said about one version of the ConfigMap.
@@ -30,11 +32,27 @@ pub(super) struct Verdict {
     problem: Option<String>,
 }
 
-/// Judges each version of the rules, for ever.
+impl Verdict {
+    /// The rules' ConfigMap.
+    pub(super) fn regarding(&self) -> &ObjectReference {
+        &self.regarding
+    }
+}
+
+/// Rules that can be used.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) config: RulesConfig,
+    /// [`rules_hash`] of their text.
+    pub(super) hash: String,
+}
+
+/// Judges each version of the rules, for ever. `good` is the last that can be used.
 pub(super) async fn judge(
     mut seen: watch::Receiver<Seen<ConfigMap>>,
     metrics: Arc<Metrics>,
     verdicts: watch::Sender<Option<Verdict>>,
+    good: watch::Sender<Option<Arc<Loaded>>>,
 ) -> Infallible {
     let mut before = None;
     loop {
@@ -42,7 +60,13 @@ pub(super) async fn judge(
         let problem = match &current {
             Seen::NotYet => None,
             Seen::Absent => Some(Some("the ConfigMap does not exist".to_owned())),
-            Seen::Present(map) => Some(problem_of(map.clone(), &metrics).await),
+            Seen::Present(map) => match load(map.clone(), &metrics).await {
+                Ok(loaded) => {
+                    good.send_replace(Some(Arc::new(loaded)));
+                    Some(None)
+                }
+                Err(problem) => Some(Some(problem)),
+            },
         };
         if let Some(problem) = problem {
             metrics.rules_valid.set(problem.is_none().into());
@@ -64,23 +88,24 @@ pub(super) async fn judge(
     }
 }
 
-/// Why the rules of a ConfigMap cannot be used; `None` if they can.
-async fn problem_of(map: Arc<ConfigMap>, metrics: &Metrics) -> Option<String> {
+/// The rules of a ConfigMap, or why they cannot be used.
+async fn load(map: Arc<ConfigMap>, metrics: &Metrics) -> Result<Loaded, String> {
     // A mebibyte of rules keeps a thread busy for a while.
-    let judged = spawn_blocking(move || problem(&map)).await;
+    let judged = spawn_blocking(move || load_now(&map)).await;
     judged.unwrap_or_else(|_| {
         metrics.panics.inc();
-        Some(format!("{RULES_KEY}: cannot be checked because of a bug"))
+        Err(format!("{RULES_KEY}: cannot be checked because of a bug"))
     })
 }
 
-fn problem(map: &ConfigMap) -> Option<String> {
+fn load_now(map: &ConfigMap) -> Result<Loaded, String> {
     let text = map.data.as_ref().and_then(|data| data.get(RULES_KEY));
-    let Some(text) = text else {
-        return Some(format!("the ConfigMap has no key {RULES_KEY}"));
-    };
-    let diagnostics = rules::load(text).err()?;
-    Some(diagnostics.summary(RULES_KEY))
+    let text = text.ok_or_else(|| format!("the ConfigMap has no key {RULES_KEY}"))?;
+    let config = rules::load(text).map_err(|diagnostics| diagnostics.summary(RULES_KEY))?;
+    Ok(Loaded {
+        config,
+        hash: rules_hash(text),
+    })
 }
 
 /// Says what was judged, as long as this controller leads.
@@ -144,7 +169,7 @@ mod tests {
 
     fn judged(data: &serde_json::Value) -> Option<String> {
         let map = serde_json::from_value(json!({"metadata": {}, "data": data}));
-        problem(&map.unwrap())
+        load_now(&map.unwrap()).err()
     }
 
     #[test]

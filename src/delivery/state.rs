@@ -60,6 +60,8 @@ pub struct State {
     pub published: Option<Option<IndexDocument>>,
     /// Names of copies that the API server did not let us write.
     pub forbidden: BTreeSet<Arc<str>>,
+    /// Whether the index does not fit into a ConfigMap.
+    pub is_index_too_large: bool,
 }
 
 /// What is known of one Secret, and what follows.
@@ -130,15 +132,17 @@ impl State {
         let there = self.copies.get(secret_name).and_then(Listing::known);
         let is_listed = there.is_some();
         let there = there.and_then(|copies| copies.get(namespace));
-        let entry = self.claimant(namespace, secret_name);
-        let payload = entry.and_then(|entry| self.payload(entry));
-        let wanted = match (self.claim(namespace, secret_name), is_listed) {
-            (Some(Claim::Nobody), true) => Wanted::Gone,
-            (Some(Claim::Entry(entry)), true) if self.is_due(entry, namespace, there) => {
-                self.wish(entry)
-            }
+        let claim = self.claim(namespace, secret_name).filter(|_| is_listed);
+        let entry = match claim {
+            Some(Claim::Entry(entry)) if self.is_due(entry, namespace, there) => Some(entry),
+            _ => None,
+        };
+        let wanted = match (claim, entry) {
+            (Some(Claim::Nobody), _) => Wanted::Gone,
+            (_, Some(entry)) => self.wish(entry),
             _ => Wanted::Unknown,
         };
+        let payload = entry.and_then(|entry| self.payload(entry));
         let (step, state) = step::next(wanted, there);
         Look {
             step,
@@ -214,13 +218,6 @@ impl State {
         let known = self.namespaces.known()?.get(namespace)?;
         let plan = &self.rules.as_ref()?.plan;
         (!known.is_terminating).then(|| plan.claim(namespace, &known.labels, secret_name))
-    }
-
-    fn claimant(&self, namespace: &str, secret_name: &str) -> Option<&Entry> {
-        match self.claim(namespace, secret_name)? {
-            Claim::Entry(entry) => Some(entry),
-            Claim::OffLimits | Claim::Nobody => None,
-        }
     }
 
     /// What copies of an entry should hold.

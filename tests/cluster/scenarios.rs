@@ -4,6 +4,7 @@ mod capture;
 mod certificates;
 mod controls;
 mod corpus;
+mod delivery;
 mod doctor;
 mod edits;
 mod failures;
@@ -49,6 +50,7 @@ pub(crate) fn register(trials: &mut Trials) {
     }
     workloads::register(trials);
     certificates::register(trials);
+    delivery::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);

@@ -109,6 +109,23 @@ impl Api {
             .ok()
     }
 
+    /// Changes an object by a merge patch.
+    ///
+    /// # Errors
+    /// What the API server or the network said.
+    pub(crate) fn merge(&self, path: &str, patch: &Value) -> Result<Value, String> {
+        let kind = "application/merge-patch+json";
+        self.request("PATCH", path, kind, Some(patch))?.ok()
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// What the API server or the network said.
+    pub(crate) fn delete(&self, path: &str) -> Result<Value, String> {
+        self.request("DELETE", path, "application/json", None)?.ok()
+    }
+
     /// One request and its whole answer.
     ///
     /// # Errors

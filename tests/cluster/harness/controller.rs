@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::api::{Answer, Api};
+use super::api::Api;
 use super::cluster::Cluster;
 use super::control_plane::free_address;
 use super::namespace::Namespace;
@@ -24,6 +24,8 @@ pub(crate) const CA: &str = "pullpass-ca";
 pub(crate) const TLS: &str = "pullpass-tls";
 /// The ConfigMap of the rules.
 pub(crate) const RULES: &str = "pullpass-rules";
+/// The ConfigMap of the index.
+pub(crate) const INDEX: &str = "pullpass-index";
 /// The Lease.
 pub(crate) const LEASE: &str = "pullpass-controller";
 const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
@@ -49,12 +51,59 @@ impl<'a> Installation<'a> {
         namespace.create_object("serviceaccounts", &account);
         let map = json!({"metadata": {"name": RULES}, "data": {"rules.yaml": rules}});
         namespace.create_object("configmaps", &map);
-        for (path, object) in permissions(&name) {
-            cluster.api.post(&path, &object).expect("the name is new");
-        }
         let installation = Self { namespace, cluster };
+        let (role, cluster_role) = permissions(&name);
+        installation.grant(&name, &role, &cluster_role);
         installation.create_configuration(&configuration(&name));
         installation
+    }
+
+    /// What the chart adds for delivery: Secrets of these names may be copied.
+    pub(crate) fn grant_delivery(&self, secret_names: &[&str]) {
+        let role = json!([
+            rule("", "secrets", &[], &["get", "list", "watch"]),
+            rule(
+                "",
+                "configmaps",
+                &[INDEX],
+                &["get", "list", "watch", "create", "patch", "delete"]
+            ),
+        ]);
+        let look = ["get", "list", "watch"];
+        let mut cluster_role = vec![
+            rule("", "namespaces", &[], &look),
+            rule("", "serviceaccounts", &[], &look),
+            rule("", "pods", &[], &look),
+        ];
+        if !secret_names.is_empty() {
+            let verbs = ["get", "list", "watch", "create", "patch", "delete"];
+            cluster_role.push(rule("", "secrets", secret_names, &verbs));
+        }
+        let name = format!("{}-delivery", self.namespace.name);
+        self.grant(&name, &role, &json!(cluster_role));
+    }
+
+    /// Gives the controller's account a Role and a ClusterRole of this name.
+    fn grant(&self, name: &str, role: &Value, cluster_role: &Value) {
+        const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+        let namespace = &self.namespace.name;
+        let local = format!("{RBAC}/namespaces/{namespace}/roles");
+        let subject = json!([{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}]);
+        for (collection, kind, rules) in [
+            (local, "Role", role),
+            (format!("{RBAC}/clusterroles"), "ClusterRole", cluster_role),
+        ] {
+            let bindings = collection.replace("roles", "rolebindings");
+            let reference =
+                json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
+            let metadata = json!({"name": name});
+            let role = json!({"metadata": metadata, "rules": rules});
+            let binding = json!({"metadata": metadata, "roleRef": reference, "subjects": subject});
+            for (path, object) in [(collection, role), (bindings, binding)] {
+                let created = self.cluster.api.post(&path, &object);
+                created.expect("the name is new");
+            }
+        }
     }
 
     /// Makes a webhook configuration.
@@ -66,11 +115,7 @@ impl<'a> Installation<'a> {
     /// Removes the webhook configuration.
     pub(crate) fn delete_configuration(&self) {
         let path = format!("{CONFIGURATIONS}/{}", self.namespace.name);
-        let answer = self
-            .cluster
-            .api
-            .request("DELETE", &path, "application/json", None);
-        answer.and_then(Answer::ok).expect("it is there");
+        self.cluster.api.delete(&path).expect("it is there");
     }
 
     /// Starts a controller as its ServiceAccount.
@@ -185,18 +230,9 @@ fn configuration(name: &str) -> Value {
     })
 }
 
-/// Roles and bindings: every permission that the controller has, and no other.
-fn permissions(namespace: &str) -> [(String, Value); 4] {
-    const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
-    let subject = json!([{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}]);
-    let rule = |group: &str, resource: &str, names: &[&str], verbs: &[&str]| {
-        json!({
-            "apiGroups": [group],
-            "resources": [resource],
-            "resourceNames": names,
-            "verbs": verbs,
-        })
-    };
+/// Every permission that the controller has without delivery, and no other: in its namespace, and in the
+/// cluster.
+fn permissions(namespace: &str) -> (Value, Value) {
     let role = json!([
         rule("", "configmaps", &[RULES], &["list", "watch"]),
         rule(
@@ -221,34 +257,16 @@ fn permissions(namespace: &str) -> [(String, Value); 4] {
         &[namespace],
         &["list", "watch", "patch"],
     )]);
-    let reference = |kind: &str, name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
-    let local = |collection: &str| format!("{RBAC}/namespaces/{namespace}/{collection}");
-    [
-        (
-            local("roles"),
-            json!({"metadata": {"name": ACCOUNT}, "rules": role}),
-        ),
-        (
-            local("rolebindings"),
-            json!({
-                "metadata": {"name": ACCOUNT},
-                "roleRef": reference("Role", ACCOUNT),
-                "subjects": subject,
-            }),
-        ),
-        (
-            format!("{RBAC}/clusterroles"),
-            json!({"metadata": {"name": namespace}, "rules": cluster_role}),
-        ),
-        (
-            format!("{RBAC}/clusterrolebindings"),
-            json!({
-                "metadata": {"name": namespace},
-                "roleRef": reference("ClusterRole", namespace),
-                "subjects": subject,
-            }),
-        ),
-    ]
+    (role, cluster_role)
+}
+
+fn rule(group: &str, resource: &str, names: &[&str], verbs: &[&str]) -> Value {
+    json!({
+        "apiGroups": [group],
+        "resources": [resource],
+        "resourceNames": names,
+        "verbs": verbs,
+    })
 }
 
 /// A running controller. Dropping it kills it.

@@ -92,6 +92,29 @@ impl<'a> Namespace<'a> {
             .get(&format!("{}/{name}", self.path(collection)))
     }
 
+    /// Changes an object of the core group by a merge patch.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub(crate) fn merge(
+        &self,
+        collection: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Value, String> {
+        let path = format!("{}/{name}", self.path(collection));
+        self.cluster.api.merge(&path, patch)
+    }
+
+    /// Deletes an object of the core group.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub(crate) fn delete(&self, collection: &str, name: &str) -> Result<Value, String> {
+        let path = format!("{}/{name}", self.path(collection));
+        self.cluster.api.delete(&path)
+    }
+
     /// The objects of a collection of the core group that `query` chooses.
     ///
     /// # Errors

@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::control_plane::free_address_on;
+use super::controller::{INDEX, RULES, TLS};
 use super::namespace::Namespace;
 use super::network::BRIDGE_ADDRESS;
+use super::pki::Pair;
 use super::process::Process;
 use super::sandbox;
 use super::wait::wait_for;
@@ -217,6 +219,24 @@ impl Pullpass {
         Self::launch_at(cluster, free_address_on(ip), configure)
     }
 
+    /// Starts it as it runs in a cluster, under the account of this kubeconfig, with the rules, the index
+    /// and a new certificate of `namespace`.
+    pub(crate) fn following(
+        cluster: &Cluster,
+        namespace: &Namespace<'_>,
+        kubeconfig: &Path,
+    ) -> Self {
+        let certificate = cluster.webhook_certificate();
+        namespace.create_object("secrets", &tls_secret(&certificate));
+        Self::launch(cluster, Ipv4Addr::LOCALHOST, |command| {
+            command
+                .env("KUBECONFIG", kubeconfig)
+                .args(["--namespace", &namespace.name, "--tls-secret", TLS])
+                .args(["--rules-config-map", RULES])
+                .args(["--index-config-map", INDEX]);
+        })
+    }
+
     /// The same at a given address.
     pub(crate) fn launch_at(
         cluster: &Cluster,
@@ -302,6 +322,18 @@ impl Pullpass {
     pub(crate) fn probe(&self, path: &str) -> Result<String, String> {
         probe(self.probes, path)
     }
+}
+
+/// The Secret that a webhook serves with.
+pub(crate) fn tls_secret(pair: &Pair) -> Value {
+    let base64 = |path: &Path| BASE64_STANDARD.encode(fs::read(path).expect("we wrote it"));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": TLS},
+        "type": "kubernetes.io/tls",
+        "data": {"tls.crt": base64(&pair.certificate), "tls.key": base64(&pair.key)},
+    })
 }
 
 /// Makes a Service without a selector, and one ready endpoint on the bridge behind it.

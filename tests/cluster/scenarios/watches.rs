@@ -1,7 +1,6 @@
 //! The webhook as it runs in a cluster: rules, index, certificate and namespaces come from the API
 //! server, under an account that may read just those.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,12 +13,12 @@ use serde_json::{Value, json};
 use super::{IMAGE, RULES};
 use crate::harness::api::{Api, KeptConnection};
 use crate::harness::cluster::Cluster;
+use crate::harness::controller::{INDEX as INDEX_MAP, RULES as RULES_MAP, TLS as TLS_SECRET};
 use crate::harness::kubectl::Kubectl;
 use crate::harness::namespace::Namespace;
-use crate::harness::pki::Pair;
 use crate::harness::trials::Trials;
 use crate::harness::wait::{HAPPY, wait_for};
-use crate::harness::webhook::Pullpass;
+use crate::harness::webhook::{Pullpass, tls_secret};
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.api(
@@ -40,10 +39,6 @@ pub(crate) fn register(trials: &mut Trials) {
     trials.api("watches_the_account_may_read_and_nothing_else", account);
 }
 
-/// Names of the objects, as the chart calls them.
-const RULES_MAP: &str = "pullpass-rules";
-const INDEX_MAP: &str = "pullpass-index";
-const TLS_SECRET: &str = "pullpass-tls";
 const ACCOUNT: &str = "pullpass-webhook";
 
 /// A webhook that follows the objects of a namespace of its own.
@@ -65,16 +60,8 @@ impl<'a> Follower<'a> {
         let namespace = Namespace::create(cluster, "follower", "none");
         grant(cluster, &namespace.name);
         namespace.create_object("configmaps", &config_map(RULES_MAP, "rules.yaml", rules));
-        let secret = tls_secret(&cluster.webhook_certificate());
-        namespace.create_object("secrets", &secret);
         let kubeconfig = cluster.account_kubeconfig(api, &namespace.name, ACCOUNT);
-        let pullpass = Pullpass::launch(cluster, Ipv4Addr::LOCALHOST, |command| {
-            command
-                .env("KUBECONFIG", &kubeconfig)
-                .args(["--namespace", &namespace.name, "--tls-secret", TLS_SECRET])
-                .args(["--rules-config-map", RULES_MAP])
-                .args(["--index-config-map", INDEX_MAP]);
-        });
+        let pullpass = Pullpass::following(cluster, &namespace, &kubeconfig);
         Self {
             pullpass,
             namespace,
@@ -142,17 +129,6 @@ fn config_map(name: &str, key: &str, text: &str) -> Value {
         "kind": "ConfigMap",
         "metadata": {"name": name},
         "data": {key: text},
-    })
-}
-
-fn tls_secret(pair: &Pair) -> Value {
-    let base64 = |path: &PathBuf| BASE64_STANDARD.encode(std::fs::read(path).expect("we wrote it"));
-    json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": TLS_SECRET},
-        "type": "kubernetes.io/tls",
-        "data": {"tls.crt": base64(&pair.certificate), "tls.key": base64(&pair.key)},
     })
 }
 

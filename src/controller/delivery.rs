@@ -1,0 +1,158 @@
+//! Delivery: copies of pull secrets in every namespace that may hold them, and the index of what they
+//! cover.
+//!
+//! ```text
+//! API server --watches--> board (state, queue) --copies, 16 at a time--> API server
+//!                            |-- index ---------------------------------> ConfigMap, for the webhook
+//!                            `-- announce ------------------------------> metrics, Events
+//! ```
+//! Watches run in every replica; the rest only while it leads. What to do is decided by
+//! [`crate::delivery`], from what is there. This room must not keep or log a byte of a copy.
+
+mod announce;
+mod board;
+mod copies;
+mod index;
+mod queue;
+mod watches;
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::announce::Announcer;
+use self::board::{Board, Scope};
+use self::copies::Copies;
+use self::index::Publisher;
+use self::watches::Watches;
+use super::budget::Budget;
+use super::events::Events;
+use super::next_change;
+use super::objects::Owner;
+use super::rules::{Loaded, Verdict};
+use crate::cluster::client::Connection;
+use crate::cluster::watch::Seen;
+use crate::delivery::state::Rules;
+use crate::delivery::{Instance, Plan};
+use crate::metrics::{ControllerMetrics, DeliveryMetrics, Metrics};
+use crate::shutdown::Stop;
+
+/// Pause between a change and its consequences for watches and index, in which others join it. Copies do
+/// not wait.
+const BURST: Duration = Duration::from_millis(20);
+
+/// What delivery is made of.
+pub(super) struct Parts {
+    pub(super) connection: Connection,
+    pub(super) client: Client,
+    /// Our own namespace.
+    pub(super) namespace: String,
+    pub(super) instance: Instance,
+    /// Name of the index's ConfigMap.
+    pub(super) index: String,
+    pub(super) index_seen: watch::Receiver<Seen<ConfigMap>>,
+    pub(super) rules: watch::Receiver<Option<Arc<Loaded>>>,
+    pub(super) verdicts: watch::Receiver<Option<Verdict>>,
+    pub(super) events: Events,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) own_metrics: ControllerMetrics,
+    pub(super) delivery_metrics: DeliveryMetrics,
+}
+
+/// The one that delivers, while it leads.
+pub(super) struct Delivery {
+    copies: Copies,
+    publisher: Publisher,
+    announcer: Announcer,
+}
+
+impl Delivery {
+    /// Starts to look at everything; writes nothing yet.
+    pub(super) fn start(tasks: &mut JoinSet<()>, parts: Parts) -> Self {
+        let board = Arc::new(Board::default());
+        let instance = Arc::new(parts.instance);
+        let watches = Watches {
+            board: Arc::clone(&board),
+            connection: parts.connection,
+            metrics: parts.metrics,
+            instance: Arc::clone(&instance),
+            namespace: parts.namespace.clone(),
+        };
+        tasks.spawn(async move {
+            if let Err(error) = watches.run().await {
+                tracing::error!(%error, "nothing can be delivered");
+            }
+            pending().await
+        });
+        tasks.spawn(plan(
+            Arc::clone(&board),
+            parts.rules,
+            parts.namespace.clone(),
+        ));
+        let followed = (Arc::clone(&board), parts.index_seen.clone());
+        tasks.spawn(async move { match index::follow(followed.0, followed.1).await {} });
+        Self {
+            copies: Copies {
+                board: Arc::clone(&board),
+                client: parts.client.clone(),
+                instance,
+                metrics: parts.delivery_metrics.clone(),
+                writes: parts.own_metrics.writes("copy"),
+            },
+            publisher: Publisher {
+                board: Arc::clone(&board),
+                maps: Api::namespaced(parts.client, &parts.namespace),
+                name: parts.index,
+                seen: parts.index_seen,
+                metrics: parts.delivery_metrics.clone(),
+                writes: parts.own_metrics.writes("index"),
+                written: None,
+                put_back: Budget::default(),
+            },
+            announcer: Announcer {
+                board,
+                verdicts: parts.verdicts,
+                events: parts.events,
+                metrics: parts.delivery_metrics,
+                namespace: parts.namespace,
+                said: Default::default(),
+            },
+        }
+    }
+
+    /// Delivers until `stop` drains; writes that were begun are finished first.
+    pub(super) async fn run(&mut self, owner: &Owner, stop: &Stop) {
+        tokio::join!(
+            self.publisher.run(owner, stop),
+            self.copies.run(stop),
+            self.announcer.run(stop),
+        );
+    }
+}
+
+/// Keeps the plan up to date with the rules, for ever.
+async fn plan(
+    board: Arc<Board>,
+    mut rules: watch::Receiver<Option<Arc<Loaded>>>,
+    own_namespace: String,
+) {
+    loop {
+        let loaded = rules.borrow_and_update().clone();
+        if let Some(loaded) = loaded {
+            let plan = Arc::new(Plan::new(&loaded.config, &own_namespace));
+            board.change(|state| {
+                state.rules = Some(Rules {
+                    plan,
+                    hash: loaded.hash.clone(),
+                });
+                vec![Scope::Everything]
+            });
+        }
+        next_change(&mut rules).await;
+    }
+}

@@ -1,0 +1,197 @@
+//! Says how delivery is doing: metrics, and one Event for each state that somebody should change.
+//!
+//! It looks at states, not at what happened, so a burst of a thousand namespaces is one Event. Only the
+//! controller that leads speaks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::super::budget::Budget;
+use super::super::events::{Events, Reason};
+use super::super::next_change;
+use super::super::rules::Verdict;
+use super::board::Board;
+use crate::delivery::CopyState;
+use crate::delivery::survey::{Census, Finding, Topic};
+use crate::metrics::DeliveryMetrics;
+use crate::shutdown::Stop;
+
+/// Pause between two surveys. One of 5,000 namespaces and 20 secrets takes some ten milliseconds.
+const SURVEY_PAUSE: Duration = Duration::from_secs(1);
+/// The least time between two surveys when nothing changes: pauses of failures end without a change.
+const SURVEY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The one that speaks.
+pub(super) struct Announcer {
+    pub(super) board: Arc<Board>,
+    pub(super) verdicts: watch::Receiver<Option<Verdict>>,
+    pub(super) events: Events,
+    pub(super) metrics: DeliveryMetrics,
+    /// Our own namespace.
+    pub(super) namespace: String,
+    /// What was said and still holds.
+    pub(super) said: BTreeMap<Topic, Said>,
+}
+
+/// What was said about a topic.
+pub(super) struct Said {
+    note: String,
+    budget: Budget,
+}
+
+impl Announcer {
+    /// Speaks until `stop` drains.
+    pub(super) async fn run(&mut self, stop: &Stop) {
+        let mut changes = self.board.changes();
+        while !stop.is_draining() {
+            changes.mark_unchanged();
+            self.survey().await;
+            tokio::select! {
+                () = stop.drain() => {}
+                () = next_change(&mut changes) => sleep(SURVEY_PAUSE).await,
+                () = sleep(SURVEY_INTERVAL) => {}
+            }
+        }
+    }
+
+    async fn survey(&mut self) {
+        let (survey, mut findings) = {
+            let state = self.board.state();
+            let survey = state.survey();
+            let findings = state.findings(&survey);
+            (survey, findings)
+        };
+        let failing = self.failing(&mut findings);
+        self.count(&survey, &failing);
+        let usable = self.forget(&findings);
+        for name in usable.iter().filter(|name| survey.contains_key(*name)) {
+            let note = format!("pull secret \"{name}\": its source can be used");
+            tracing::info!(note);
+            self.publish(None, Reason::SourceUsable, &note).await;
+        }
+        for finding in findings {
+            self.say(finding).await;
+        }
+    }
+
+    /// Forgets what no longer holds; gives the entries whose sources were complained about and are no more.
+    fn forget(&mut self, findings: &[Finding]) -> Vec<Arc<str>> {
+        let of_source = |topic: &Topic| match topic {
+            Topic::SourceMissing(name) | Topic::SourceUnusable(name) => Some(name.clone()),
+            _ => None,
+        };
+        let complained = self.said.keys().filter_map(of_source).collect::<Vec<_>>();
+        let holds = |topic: &Topic| findings.iter().any(|finding| finding.topic == *topic);
+        self.said.retain(|topic, _| holds(topic));
+        let is_over = |name: &Arc<str>| {
+            !findings
+                .iter()
+                .any(|finding| of_source(&finding.topic).as_ref() == Some(name))
+        };
+        complained.into_iter().filter(is_over).collect()
+    }
+
+    /// How many copies of each entry could not be written the last time. What needs somebody is a finding.
+    fn failing(&self, findings: &mut Vec<Finding>) -> BTreeMap<Arc<str>, usize> {
+        let failures: Vec<_> = {
+            let queue = self.board.queue();
+            let failures = queue.failures();
+            failures
+                .map(|(key, failure)| (key.clone(), failure.note.clone(), failure.is_refusal))
+                .collect()
+        };
+        let state = self.board.state();
+        let mut counts = BTreeMap::new();
+        let mut refused: BTreeMap<Arc<str>, (usize, String)> = BTreeMap::new();
+        for ((namespace, name), note, is_refusal) in failures {
+            let look = state.look(&namespace, &name);
+            let entry = look
+                .entry
+                .map_or_else(|| name.clone(), |entry| entry.name.clone());
+            *counts.entry(entry.clone()).or_default() += 1;
+            if is_refusal && !state.forbidden.contains(&name) {
+                let example = format!("in namespace {namespace}: {note}");
+                refused.entry(entry).or_insert((0, example)).0 += 1;
+            }
+        }
+        findings.extend(refused.into_iter().map(|(entry, (count, example))| Finding {
+            note: format!(
+                "pull secret \"{entry}\": {count} copies are refused by the API server, the first {example}"
+            ),
+            topic: Topic::Refused(entry),
+            source: None,
+        }));
+        counts
+    }
+
+    fn count(&self, survey: &BTreeMap<Arc<str>, Census>, failing: &BTreeMap<Arc<str>, usize>) {
+        const STATES: [(CopyState, &str); 4] = [
+            (CopyState::Present, "present"),
+            (CopyState::Missing, "missing"),
+            (CopyState::Stale, "stale"),
+            (CopyState::Foreign, "foreign"),
+        ];
+        let counts = survey.iter().flat_map(|(name, census)| {
+            let of_state = |(state, word)| (&**name, word, census.counts.get(&state).copied());
+            let failing = (&**name, "failing", failing.get(name).copied());
+            STATES.map(of_state).into_iter().chain([failing])
+        });
+        self.metrics
+            .set_copies(counts.map(|(name, state, count)| (name, state, count.unwrap_or(0))));
+    }
+
+    async fn say(&mut self, finding: Finding) {
+        let reason = match finding.topic {
+            Topic::SourceMissing(_) => Reason::SourceMissing,
+            Topic::SourceUnusable(_) => Reason::SourceUnusable,
+            Topic::Foreign(_) => Reason::CopyNotOurs,
+            Topic::Permission(_) | Topic::Watch(_) => Reason::PermissionMissing,
+            Topic::Refused(_) => Reason::CopyRefused,
+            Topic::Index => Reason::IndexTooLarge,
+        };
+        // Words of the API server may differ each time, as the numbers of a quota do.
+        let is_quoted = matches!(finding.topic, Topic::Refused(_));
+        let now = Instant::now();
+        let said = self.said.get_mut(&finding.topic);
+        if let Some(said) = said {
+            let is_same = is_quoted || said.note == finding.note;
+            if is_same || !said.budget.wait(now).is_zero() {
+                return;
+            }
+        }
+        tracing::warn!(?reason, note = finding.note, "delivery needs somebody");
+        self.publish(finding.source, reason, &finding.note).await;
+        let said = self.said.entry(finding.topic).or_insert_with(|| Said {
+            note: String::new(),
+            budget: Budget::default(),
+        });
+        said.note = finding.note;
+        said.budget.spend(now);
+    }
+
+    /// Says it on the source, else on the rules.
+    async fn publish(&self, source: Option<(Arc<str>, Box<str>)>, reason: Reason, note: &str) {
+        let regarding = match source {
+            Some((name, uid)) => Some(ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Secret".to_owned()),
+                namespace: Some(self.namespace.clone()),
+                name: Some(name.to_string()),
+                uid: Some(uid.to_string()),
+                ..ObjectReference::default()
+            }),
+            None => {
+                let verdict = self.verdicts.borrow();
+                verdict.as_ref().map(|verdict| verdict.regarding().clone())
+            }
+        };
+        if let Some(regarding) = regarding {
+            self.events.publish(&regarding, reason, note).await;
+        }
+    }
+}

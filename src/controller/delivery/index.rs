@@ -1,0 +1,134 @@
+//! Publishes the index for the webhook, whenever it should be another than it is.
+//!
+//! It goes out beside the copies, not after them: a webhook that knows a secret too early only names one
+//! that is on its way.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::Patch;
+use kube::{Api, ResourceExt};
+use prometheus::IntCounter;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::super::budget::Budget;
+use super::super::certificates::observed;
+use super::super::objects::{self, Owner};
+use super::super::{next_change, pauses};
+use super::BURST;
+use super::board::Board;
+use crate::cluster::watch::Seen;
+use crate::index::IndexDocument;
+use crate::index::document::INDEX_KEY;
+use crate::metrics::DeliveryMetrics;
+use crate::shutdown::Stop;
+
+/// Keeps the state up to date with what is published, for ever.
+pub(super) async fn follow(
+    board: Arc<Board>,
+    mut seen: watch::Receiver<Seen<ConfigMap>>,
+) -> Infallible {
+    loop {
+        let published = match &*seen.borrow_and_update() {
+            Seen::NotYet => None,
+            Seen::Absent => Some(None),
+            Seen::Present(map) => Some(read(map)),
+        };
+        board.change(|state| {
+            state.published = published;
+            Vec::new()
+        });
+        next_change(&mut seen).await;
+    }
+}
+
+/// What cannot be read is as good as none.
+fn read(map: &ConfigMap) -> Option<IndexDocument> {
+    let text = map.data.as_ref()?.get(INDEX_KEY)?;
+    IndexDocument::parse(text).ok()
+}
+
+/// The one that publishes.
+pub(super) struct Publisher {
+    pub(super) board: Arc<Board>,
+    pub(super) maps: Api<ConfigMap>,
+    pub(super) name: String,
+    pub(super) seen: watch::Receiver<Seen<ConfigMap>>,
+    pub(super) metrics: DeliveryMetrics,
+    pub(super) writes: IntCounter,
+    /// What was written last, and how often that was put back.
+    pub(super) written: Option<IndexDocument>,
+    pub(super) put_back: Budget,
+}
+
+impl Publisher {
+    /// Publishes until `stop` drains; a write that was begun is finished first.
+    pub(super) async fn run(&mut self, owner: &Owner, stop: &Stop) {
+        let mut changes = self.board.changes();
+        let mut pause = pauses();
+        while !stop.is_draining() {
+            changes.mark_unchanged();
+            let rest = match self.step(owner).await {
+                Ok(wait) => {
+                    pause = pauses();
+                    wait
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the index cannot be published; trying again");
+                    pause.next()
+                }
+            };
+            tokio::select! {
+                () = stop.drain() => {}
+                () = sleep(rest.unwrap_or_default()), if rest.is_some() => {}
+                () = next_change(&mut changes), if rest.is_none() => sleep(BURST).await,
+            }
+        }
+    }
+
+    /// Publishes what is not published yet. Gives how long a write has to wait, if it has to.
+    async fn step(&mut self, owner: &Owner) -> Result<Option<std::time::Duration>, kube::Error> {
+        let Some(index) = self.unpublished() else {
+            return Ok(None);
+        };
+        let json = index.to_json();
+        let is_too_large = json.is_err();
+        self.metrics.index_too_large.set(is_too_large.into());
+        self.board.change_if(|state| {
+            std::mem::replace(&mut state.is_index_too_large, is_too_large) != is_too_large
+        });
+        let Ok(json) = json else { return Ok(None) };
+        let is_put_back = self.written.as_ref() == Some(&index);
+        let wait = self.put_back.wait(Instant::now());
+        if is_put_back && !wait.is_zero() {
+            return Ok(Some(wait));
+        }
+        let before = self.seen.borrow_and_update().object().cloned();
+        let before = before.and_then(|map| map.resource_version());
+        let body = owner.config_map(&self.name, before.clone(), [(INDEX_KEY, json)]);
+        self.maps
+            .patch(&self.name, &objects::apply(), &Patch::Apply(&body))
+            .await?;
+        self.writes.inc();
+        if is_put_back {
+            self.put_back.spend(Instant::now());
+        }
+        tracing::info!(secrets = index.secrets.len(), "index published");
+        observed(&mut self.seen, before).await;
+        self.written = Some(index.clone());
+        self.board.change(|state| {
+            state.published = Some(Some(index));
+            Vec::new()
+        });
+        Ok(None)
+    }
+
+    /// The index, if it is another than the one that is published.
+    fn unpublished(&self) -> Option<IndexDocument> {
+        let state = self.board.state();
+        let index = state.index()?;
+        (state.published != Some(Some(index.clone()))).then_some(index)
+    }
+}

@@ -1,0 +1,400 @@
+//! Everything that delivery looks at, followed: which watches there are, and what of each object is kept.
+//!
+//! They run in every replica, so that the next leader knows everything already. Watches of single names
+//! start and stop as the rules change. Nothing is decided here.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{
+    LocalObjectReference, Namespace as NamespaceObject, Secret, ServiceAccount,
+};
+use kube::api::{ObjectMeta, PartialObjectMeta};
+use kube::{Api, Resource, ResourceExt};
+use serde::Deserialize;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+
+use super::BURST;
+use super::board::{Board, Scope};
+use super::queue::Lane;
+use crate::cluster::client::{ConnectError, Connection};
+use crate::cluster::secret;
+use crate::cluster::watch::{Change, Followed, follow_each};
+use crate::delivery::state::{Listing, Namespace};
+use crate::delivery::{Instance, Observed, SourceRef, SourceSecret, State};
+use crate::metrics::Metrics;
+use crate::rules::Deliver;
+
+/// Secrets of our own namespace that may be sources: Helm's releases are large, many, and never one.
+const OWN_SECRETS: &str = "type!=helm.sh/release.v1";
+/// Pods whose images may still be pulled.
+const PENDING: &str = "status.phase=Pending";
+/// Annotation of a ServiceAccount whose Pods may name only what it lists.
+const STRICT: &str = "kubernetes.io/enforce-mountable-secrets";
+
+/// Starts watches.
+pub(super) struct Watches {
+    pub(super) board: Arc<Board>,
+    pub(super) connection: Connection,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) instance: Arc<Instance>,
+    /// The controller's.
+    pub(super) namespace: String,
+}
+
+/// A watch that comes and goes with the rules.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Wanted {
+    /// The Secrets of this name, everywhere.
+    Copies(Arc<str>),
+    /// A source in another namespace than ours.
+    Source(SourceRef),
+    /// Pending Pods, for what is delivered on demand.
+    Pods,
+}
+
+impl Watches {
+    /// Keeps the watches as the rules want them, for ever.
+    pub(super) async fn run(self) -> Result<(), ConnectError> {
+        let mut tasks = JoinSet::new();
+        self.follow_namespaces(&mut tasks)?;
+        self.follow_own_secrets(&mut tasks)?;
+        self.follow_accounts(&mut tasks)?;
+        let mut running: HashMap<Wanted, AbortHandle> = HashMap::new();
+        let mut changes = self.board.changes();
+        loop {
+            let wanted = wanted(&changes.borrow_and_update());
+            running.retain(|watch, task| {
+                let stays = wanted.contains(watch);
+                if !stays {
+                    task.abort();
+                    self.board.change(|state| watch.stop(state));
+                }
+                stays
+            });
+            for watch in wanted {
+                if !running.contains_key(&watch) {
+                    let task = self.start(&mut tasks, watch.clone())?;
+                    running.insert(watch, task);
+                }
+            }
+            // Those that were stopped.
+            while tasks.try_join_next().is_some() {}
+            if changes.changed().await.is_err() {
+                return Ok(());
+            }
+            sleep(BURST).await;
+        }
+    }
+
+    fn start(&self, tasks: &mut JoinSet<()>, watch: Wanted) -> Result<AbortHandle, ConnectError> {
+        match watch {
+            Wanted::Copies(name) => self.follow_copies(tasks, name),
+            Wanted::Source(source) => self.follow_source(tasks, source),
+            Wanted::Pods => self.follow_pods(tasks),
+        }
+    }
+
+    /// Follows what `api` gives as the watch called `name` in the metrics.
+    fn follow<O: Followed, K: Ord + Send + 'static, V: Send + 'static>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        name: &'static str,
+        (api, fields): (impl FnOnce(kube::Client) -> Api<O>, Option<String>),
+        read: impl Fn(O) -> (K, Option<V>) + Send + Sync + 'static,
+        apply: impl Fn(&mut State, Change<K, V>) -> Vec<Scope> + Send + Sync + 'static,
+    ) -> Result<AbortHandle, ConnectError> {
+        let freshness = self.metrics.watch_age(name);
+        let api = api(self.connection.watcher(freshness.clone())?);
+        let board = Arc::clone(&self.board);
+        Ok(tasks.spawn(async move {
+            let on_change = |change| board.change(|state| apply(state, change));
+            match follow_each(api, fields.as_deref(), freshness, read, on_change).await {}
+        }))
+    }
+
+    fn follow_namespaces(&self, tasks: &mut JoinSet<()>) -> Result<AbortHandle, ConnectError> {
+        let read = |mut object: PartialObjectMeta<NamespaceObject>| {
+            let namespace = Namespace {
+                labels: object.metadata.labels.take().unwrap_or_default(),
+                is_terminating: object.metadata.deletion_timestamp.is_some(),
+            };
+            (Arc::from(object.name_any()), Some(namespace))
+        };
+        self.follow(tasks, "namespaces", (Api::all, None), read, namespaces)
+    }
+
+    fn follow_own_secrets(&self, tasks: &mut JoinSet<()>) -> Result<AbortHandle, ConnectError> {
+        let namespace = self.namespace.clone();
+        let api = move |client| Api::namespaced(client, &namespace);
+        let own = Arc::<str>::from(&*self.namespace);
+        let selected = (api, Some(OWN_SECRETS.to_owned()));
+        self.follow(tasks, "sources", selected, source, move |state, change| {
+            let names = apply(&mut state.own_sources, change);
+            let of_source = |name| SourceRef {
+                namespace: own.clone(),
+                name,
+            };
+            names.map_or_else(everything, |name| scopes_of(state, &of_source(name)))
+        })
+    }
+
+    fn follow_source(
+        &self,
+        tasks: &mut JoinSet<()>,
+        of: SourceRef,
+    ) -> Result<AbortHandle, ConnectError> {
+        let namespace = of.namespace.clone();
+        let selected = Some(format!("metadata.name={}", of.name));
+        let api = move |client| Api::namespaced(client, &namespace);
+        self.follow(
+            tasks,
+            "sources",
+            (api, selected),
+            source,
+            move |state, change| {
+                apply(state.other_sources.entry(of.clone()).or_default(), change);
+                scopes_of(state, &of)
+            },
+        )
+    }
+
+    fn follow_copies(
+        &self,
+        tasks: &mut JoinSet<()>,
+        name: Arc<str>,
+    ) -> Result<AbortHandle, ConnectError> {
+        let instance = Arc::clone(&self.instance);
+        let read = move |object: Secret| {
+            let observed = Observed::new(&secret::view(&object), &instance);
+            (
+                Arc::from(object.namespace().unwrap_or_default()),
+                Some(observed),
+            )
+        };
+        let selected = Some(format!("metadata.name={name}"));
+        self.follow(
+            tasks,
+            "copies",
+            (Api::all, selected),
+            read,
+            move |state, change| {
+                let namespace = apply(state.copies.entry(name.clone()).or_default(), change);
+                match namespace {
+                    Some(namespace) => vec![Scope::One((namespace, name.clone()), Lane::Normal)],
+                    None => vec![Scope::Name(name.clone())],
+                }
+            },
+        )
+    }
+
+    fn follow_pods(&self, tasks: &mut JoinSet<()>) -> Result<AbortHandle, ConnectError> {
+        let read = |pod: Pod| {
+            let names = pod.spec.image_pull_secrets.unwrap_or_default();
+            let names: Box<[Arc<str>]> = names.into_iter().map(|entry| entry.name.into()).collect();
+            let key = (
+                Arc::from(pod.metadata.namespace.unwrap_or_default()),
+                Arc::from(pod.metadata.name.unwrap_or_default()),
+            );
+            (key, (!names.is_empty()).then_some(names))
+        };
+        let selected = (Api::all, Some(PENDING.to_owned()));
+        self.follow(tasks, "pods", selected, read, pods)
+    }
+
+    fn follow_accounts(&self, tasks: &mut JoinSet<()>) -> Result<AbortHandle, ConnectError> {
+        let read = |object: PartialObjectMeta<ServiceAccount>| {
+            let strict = object
+                .annotations()
+                .get(STRICT)
+                .is_some_and(|value| value == "true");
+            let namespace = object.namespace().unwrap_or_default();
+            let key = (Arc::from(namespace), Arc::from(object.name_any()));
+            (key, strict.then_some(()))
+        };
+        self.follow(
+            tasks,
+            "accounts",
+            (Api::all, None),
+            read,
+            |state, change| {
+                apply(&mut state.strict_accounts, change);
+                Vec::new()
+            },
+        )
+    }
+}
+
+/// The watches of names that the rules want.
+fn wanted(state: &State) -> HashSet<Wanted> {
+    let mut wanted: HashSet<_> = state.secret_names().map(Wanted::Copies).collect();
+    let Some(rules) = &state.rules else {
+        return wanted;
+    };
+    for entry in rules.plan.entries() {
+        let elsewhere = |source: &&SourceRef| *source.namespace != *rules.plan.own_namespace();
+        let source = entry.source.as_ref().filter(elsewhere);
+        wanted.extend(source.cloned().map(Wanted::Source));
+        if entry.deliver == Deliver::OnDemand {
+            wanted.insert(Wanted::Pods);
+        }
+    }
+    wanted
+}
+
+impl Wanted {
+    /// What a stopped watch saw is no longer known.
+    fn stop(&self, state: &mut State) -> Vec<Scope> {
+        match self {
+            Self::Copies(name) => {
+                state.copies.remove(name);
+                state.forbidden.remove(name);
+            }
+            Self::Source(source) => {
+                state.other_sources.remove(source);
+            }
+            Self::Pods => state.pods = Listing::default(),
+        }
+        Vec::new()
+    }
+}
+
+/// A Secret as a source.
+fn source(object: Secret) -> (Arc<str>, Option<SourceSecret>) {
+    let source = SourceSecret::read(&secret::view(&object));
+    (object.name_any().into(), Some(source))
+}
+
+/// Takes a change over; gives the one object that it is about, `None` for all.
+fn apply<K: Ord + Clone, V>(listing: &mut Listing<K, V>, change: Change<K, V>) -> Option<K> {
+    match change {
+        Change::Listed(all) => listing.replace(all),
+        Change::Denied => listing.deny(),
+        Change::Set(key, value) => {
+            listing.set(key.clone(), value);
+            return Some(key);
+        }
+        Change::Gone(key) => {
+            listing.remove(&key);
+            return Some(key);
+        }
+    }
+    None
+}
+
+fn everything() -> Vec<Scope> {
+    vec![Scope::Everything]
+}
+
+/// The copies of a source.
+fn scopes_of(state: &State, source: &SourceRef) -> Vec<Scope> {
+    let entries = state.rules.iter().flat_map(|rules| rules.plan.entries());
+    let entries = entries.filter(|entry| entry.source.as_ref() == Some(source));
+    entries
+        .map(|entry| Scope::Name(entry.secret_name.clone()))
+        .collect()
+}
+
+fn namespaces(state: &mut State, change: Change<Arc<str>, Namespace>) -> Vec<Scope> {
+    let before = |name: &Arc<str>| state.namespaces.known().map(|known| known.get(name));
+    match &change {
+        Change::Listed(all) => {
+            // After the first list, what was not there is new, and somebody may wait.
+            let is_new = |name: &&Arc<str>| before(name) == Some(None);
+            let new = all.keys().filter(is_new).cloned().map(Scope::Namespace);
+            let scopes = new.chain([Scope::Everything]).collect();
+            apply(&mut state.namespaces, change);
+            scopes
+        }
+        Change::Set(name, namespace) => {
+            let is_anew = !namespace.is_terminating
+                && before(name)
+                    .flatten()
+                    .is_some_and(|before| before.is_terminating);
+            let ended = is_anew.then(|| Scope::Ended(name.clone()));
+            let scopes = ended
+                .into_iter()
+                .chain([Scope::Namespace(name.clone())])
+                .collect();
+            apply(&mut state.namespaces, change);
+            scopes
+        }
+        Change::Gone(name) => {
+            let scopes = vec![Scope::Ended(name.clone())];
+            apply(&mut state.namespaces, change);
+            scopes
+        }
+        Change::Denied => {
+            apply(&mut state.namespaces, change);
+            Vec::new()
+        }
+    }
+}
+
+type Pods = BTreeMap<(Arc<str>, Arc<str>), Box<[Arc<str>]>>;
+
+fn pods(state: &mut State, change: Change<(Arc<str>, Arc<str>), Box<[Arc<str>]>>) -> Vec<Scope> {
+    let asked = |namespace: &Arc<str>, names: &[Arc<str>]| -> Vec<Scope> {
+        let keys = names.iter().map(|name| (namespace.clone(), name.clone()));
+        keys.map(|key| Scope::One(key, Lane::Urgent)).collect()
+    };
+    let scopes = match &change {
+        Change::Listed(all) => {
+            let all: &Pods = all;
+            all.iter()
+                .flat_map(|((namespace, _), names)| asked(namespace, names))
+                .collect()
+        }
+        Change::Set((namespace, _), names) => asked(namespace, names),
+        Change::Gone(_) | Change::Denied => Vec::new(),
+    };
+    apply(&mut state.pods, change);
+    scopes
+}
+
+/// A Pod as far as it is looked at: a whole one has hundreds of fields, and code to read each of them.
+#[derive(Debug, Clone, Deserialize)]
+struct Pod {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: PodSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    image_pull_secrets: Option<Vec<LocalObjectReference>>,
+}
+
+impl Resource for Pod {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "Pod".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "pods".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}

@@ -1,0 +1,231 @@
+//! How all copies are doing, and what somebody should do about it: from what was last seen.
+//!
+//! A finding is a state, not an event: who says it, says it once for as long as it reads the same.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::index::document::INDEX_BYTES_MAX;
+
+use super::plan::Entry;
+use super::source::SourceRef;
+use super::state::{Listing, State};
+use super::step::CopyState;
+
+/// Namespaces that a finding names; it counts the others.
+const NAMED_MAX: usize = 5;
+
+/// The copies of one entry.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// How many are in each state.
+    pub counts: BTreeMap<CopyState, usize>,
+    /// Where somebody else's Secret has their name, sorted.
+    pub foreign: Vec<Arc<str>>,
+}
+
+/// What a finding is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic {
+    /// The source of this entry is not there, or may not be read.
+    SourceMissing(Arc<str>),
+    /// The source of this entry cannot be used.
+    SourceUnusable(Arc<str>),
+    /// Somebody else's Secrets have the name of this entry's copies.
+    Foreign(Arc<str>),
+    /// Secrets of this name may not be read or written.
+    Permission(Arc<str>),
+    /// A kind of objects, called so, that may not be read.
+    Watch(&'static str),
+    /// The API server refuses copies of this entry.
+    Refused(Arc<str>),
+    /// The index is too large for a ConfigMap.
+    Index,
+}
+
+/// Something that somebody should do something about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is about; one finding each.
+    pub topic: Topic,
+    /// The source, if that is the Secret to look at, and it is in pullpass's own namespace: name and uid.
+    pub source: Option<(Arc<str>, Box<str>)>,
+    /// What is wrong and what to do.
+    pub note: String,
+}
+
+impl State {
+    /// How the copies are doing, by the entry's name. Every entry is there.
+    pub fn survey(&self) -> BTreeMap<Arc<str>, Census> {
+        let mut survey = BTreeMap::new();
+        for entry in self.entries() {
+            survey.insert(entry.name.clone(), Census::default());
+        }
+        let namespaces = self.namespaces.known();
+        let namespaces = namespaces.map(|known| known.keys().collect::<Vec<_>>());
+        let namespaces = namespaces.unwrap_or_default();
+        for secret_name in self.copies.keys() {
+            for namespace in &namespaces {
+                let look = self.look(namespace, secret_name);
+                let Some((entry, state)) = look.entry.zip(look.state) else {
+                    continue;
+                };
+                let census: &mut Census = survey.entry(entry.name.clone()).or_default();
+                *census.counts.entry(state).or_default() += 1;
+                if state == CopyState::Foreign {
+                    census.foreign.push(Arc::clone(namespace));
+                }
+            }
+        }
+        survey
+    }
+
+    /// What somebody should do something about, from a survey.
+    pub fn findings(&self, survey: &BTreeMap<Arc<str>, Census>) -> Vec<Finding> {
+        let entries = self.entries();
+        let sources = entries.iter().filter_map(|entry| self.of_source(entry));
+        let foreign = entries.iter().filter_map(|entry| {
+            let namespaces = &survey.get(&entry.name)?.foreign;
+            (!namespaces.is_empty()).then(|| of_foreign(entry, namespaces))
+        });
+        let names = self.secret_names().filter(|name| {
+            let copies = self.copies.get(name);
+            copies.is_some_and(Listing::is_denied) || self.forbidden.contains(name)
+        });
+        let watches = [
+            ("namespaces", self.namespaces.is_denied()),
+            (
+                "Secrets of pullpass's own namespace",
+                self.own_sources.is_denied(),
+            ),
+            ("Pods", self.pods.is_denied()),
+            ("ServiceAccounts", self.strict_accounts.is_denied()),
+        ];
+        let watches = watches.into_iter().filter(|(_, is_denied)| *is_denied);
+        sources
+            .chain(foreign)
+            .chain(names.map(of_permission))
+            .chain(watches.map(|(kind, _)| of_watch(kind)))
+            .chain(self.is_index_too_large.then(of_index))
+            .collect()
+    }
+
+    fn entries(&self) -> &[Entry] {
+        let rules = self.rules.as_ref();
+        rules.map(|rules| rules.plan.entries()).unwrap_or_default()
+    }
+
+    fn of_source(&self, entry: &Entry) -> Option<Finding> {
+        let source = entry.source.as_ref()?;
+        let found = self.source(source)?;
+        let denied = self
+            .other_sources
+            .get(source)
+            .is_some_and(Listing::is_denied);
+        let problem = match found.map(|found| &found.content) {
+            Some(Ok(_)) => return None,
+            Some(Err(reason)) => {
+                let SourceRef { namespace, name } = source;
+                let delete = format!("kubectl -n {namespace} delete secret {name}");
+                let create = command(source);
+                format!(
+                    "Secret {source} cannot be used: {reason}. Make it anew: {delete}; {create}"
+                )
+            }
+            None if denied => format!(
+                "Secret {source} may not be read; give the controller get, list and watch of Secrets \
+                 called {} (the chart does, for sources that are in its values)",
+                source.name
+            ),
+            None => format!(
+                "Secret {source} does not exist. Make it: {}",
+                command(source)
+            ),
+        };
+        let is_own =
+            self.rules.as_ref().map(|rules| rules.plan.own_namespace()) == Some(&*source.namespace);
+        let seen = found.filter(|_| is_own);
+        Some(Finding {
+            topic: match found {
+                Some(_) => Topic::SourceUnusable(entry.name.clone()),
+                None => Topic::SourceMissing(entry.name.clone()),
+            },
+            source: seen.map(|seen| (source.name.clone(), seen.uid.clone())),
+            note: format!("pull secret \"{}\": {problem}", entry.name),
+        })
+    }
+}
+
+/// How a source is made.
+fn command(source: &SourceRef) -> String {
+    let SourceRef { namespace, name } = source;
+    format!(
+        "kubectl -n {namespace} create secret docker-registry {name} --docker-server=HOST \
+         --docker-username=USER --docker-password=PASSWORD"
+    )
+}
+
+fn of_foreign(entry: &Entry, namespaces: &[Arc<str>]) -> Finding {
+    let Entry {
+        name, secret_name, ..
+    } = entry;
+    let mut places =
+        namespaces
+            .iter()
+            .take(NAMED_MAX)
+            .fold(String::new(), |mut text, namespace| {
+                let comma = if text.is_empty() { "" } else { ", " };
+                write!(text, "{comma}{namespace}").ok();
+                text
+            });
+    if let Some(more) = namespaces
+        .len()
+        .checked_sub(NAMED_MAX)
+        .filter(|more| *more > 0)
+    {
+        write!(places, " and {more} more").ok();
+    }
+    Finding {
+        topic: Topic::Foreign(name.clone()),
+        source: None,
+        note: format!(
+            "pull secret \"{name}\": Secret {secret_name} of somebody else is left alone in {places}. \
+             Delete it, have it adopted (`adopt`), or choose another `secretName`"
+        ),
+    }
+}
+
+fn of_permission(secret_name: Arc<str>) -> Finding {
+    let note = format!(
+        "Secrets called {secret_name} may not be read or written in all namespaces. Add {secret_name} to \
+         delivery.secretNames in the chart's values (also for a name that the rules no longer have, until \
+         its copies are removed)"
+    );
+    Finding {
+        topic: Topic::Permission(secret_name),
+        source: None,
+        note,
+    }
+}
+
+fn of_watch(kind: &'static str) -> Finding {
+    Finding {
+        topic: Topic::Watch(kind),
+        source: None,
+        note: format!(
+            "{kind} may not be listed and watched; render the chart with delivery.enabled"
+        ),
+    }
+}
+
+fn of_index() -> Finding {
+    Finding {
+        topic: Topic::Index,
+        source: None,
+        note: format!(
+            "the index of what all pull secrets cover is larger than {INDEX_BYTES_MAX} bytes, and webhooks \
+             go on with the last one; let pull secrets have fewer registries, or fewer pull secrets"
+        ),
+    }
+}

@@ -13,7 +13,8 @@ pub mod workloads;
 pub use api_server::{Answer, ApiServer, Chosen, Deletion, Found, Reading, UnreachableError};
 pub use looked::Looked;
 pub use names::{
-    Names, Target, component_of, configuration_of, server_name, webhook_of, with_component,
+    Names, Target, component_of, configuration_of, delivers, server_name, webhook_of,
+    with_component,
 };
 
 /// Name of pullpass's webhook in its configuration, for ever.

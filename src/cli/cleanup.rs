@@ -20,7 +20,7 @@ use crate::status::sweep;
 /// pulling; this takes them away. Nothing without both labels is ever touched, and each copy is deleted only as it was
 /// looked at.
 ///
-/// While the controller is there, copies that its rules want are kept: it would put them back.
+/// While a controller is there that delivers, copies that its rules want are kept: it would put them back.
 ///
 /// Beside each copy is the number of Pods of its namespace that name it. They go on running; what they pull after that, they
 /// pull without it.
@@ -30,7 +30,7 @@ use crate::status::sweep;
 ///
 /// After `helm uninstall` say --namespace, and --webhook-configuration where the release was not called pullpass.
 ///
-/// -o json and -o yaml print one object: namespace, release, instance, has_controller, copies (namespace, secret, pods,
+/// -o json and -o yaml print one object: namespace, release, instance, delivers, copies (namespace, secret, pods,
 /// fate: deletable, wanted, deleted or failed, reason), others (other installations and how many copies they have), unseen.
 ///
 /// Exit code 0 if no copy is left, 1 if some are, 2 if none may be deleted, or the API server cannot be asked.
@@ -80,7 +80,7 @@ async fn sweep(args: &CleanupArgs) -> Result<Cleanup, CliError> {
     if args.yes && wanted > 0 && cleanup.count(Fate::Deletable) == 0 {
         let fix = cleanup.fix();
         let message = format!(
-            "nothing was deleted: the controller would put all {wanted} copies back; {fix}"
+            "nothing was deleted, since the controller would put all {wanted} copies back; {fix}"
         );
         return Err(CliError::Cluster(message));
     }
@@ -115,6 +115,9 @@ fn text(cleanup: &Cleanup, yes: bool, styled: bool) -> String {
     for line in remarks(cleanup, yes) {
         let _written = writeln!(text, "{}", wrapped(&printable(&line), 0));
     }
+    if cleanup.count(Fate::Wanted) > 0 {
+        let _written = writeln!(text, "fix: {}", cleanup.fix());
+    }
     text
 }
 
@@ -133,7 +136,7 @@ fn pods(count: Option<usize>) -> String {
 
 /// What is said below the list.
 fn remarks(cleanup: &Cleanup, yes: bool) -> Vec<String> {
-    let [deletable, wanted, deleted, failed] =
+    let [deletable, kept, deleted, failed] =
         [Fate::Deletable, Fate::Wanted, Fate::Deleted, Fate::Failed]
             .map(|fate| cleanup.count(fate));
     let mut remarks: Vec<String> = cleanup
@@ -148,24 +151,19 @@ fn remarks(cleanup: &Cleanup, yes: bool) -> Vec<String> {
         .collect();
     for (instance, count) in &cleanup.others {
         remarks.push(format!(
-            "{count} copies of another installation, {instance}, are left alone"
+            "copies of another installation, {instance}, which are left alone: {count}"
         ));
     }
     let instance = &cleanup.instance;
     remarks.push(match (yes, cleanup.copies.len()) {
         (_, 0) => format!("there are no copies of {instance}"),
-        (true, _) => format!("{deleted} copies of {instance} deleted, {failed} not, {wanted} kept"),
-        (false, all) => {
-            format!(
-                "{all} copies of {instance}; nothing was deleted: --yes deletes {deletable} of them"
-            )
+        (true, _) => {
+            format!("copies of {instance}: {deleted} deleted, {failed} not deleted, {kept} kept")
         }
+        (false, all) if deletable > 0 => {
+            format!("copies of {instance}: {all}; --yes deletes {deletable} of them")
+        }
+        (false, all) => format!("copies of {instance}: {all}"),
     });
-    if wanted > 0 {
-        let fix = cleanup.fix();
-        remarks.push(format!(
-            "the controller would put back {wanted} of them; to delete those too, {fix}"
-        ));
-    }
     remarks
 }

@@ -30,7 +30,7 @@ use crate::status::{self, Facts, Scope, report};
 /// -o json and -o yaml print one object: namespace, release, instance, delivers, index_is_current, pull_secrets (name,
 /// secret_name, deliver, source: from, state, reason, fix, index: state, reason, registries, tokens: key, expires,
 /// is_expired, copies: present, missing, foreign, stale, each a list of namespaces), unwanted, without_key (rule, pattern,
-/// pull_secrets), pods_failing, restarts (namespace, pods, adds, fix), unseen (what, said, fix), findings.
+/// pull_secrets), restarts (namespace, pods, adds, fix), pods_unhelped, unseen (what, said, fix), findings.
 ///
 /// Exit code 1 if there is something to do. 2 if the API server cannot be reached, or there are no rules.
 #[derive(Debug, Args)]

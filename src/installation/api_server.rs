@@ -14,7 +14,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::looked::words;
 use super::workloads::Deployment;
-use super::{Looked, Names, Target, configuration_of, webhook_of};
+use super::{Looked, Names, Target, configuration_of, delivers, webhook_of};
 
 /// What the chart calls things for the release `pullpass`.
 const DEFAULT_NAME: &str = "pullpass";
@@ -185,7 +185,7 @@ impl ApiServer {
         Looked::of(listed.map(|list| list.items))
     }
 
-    /// The controllers of the installation in its namespace, whatever release they are of: which instance
+    /// The controllers that deliver for the installation, whatever release they are of: which instance
     /// copies are of, says the configuration that a controller keeps.
     pub async fn controllers(&self, names: &Names) -> Looked<Vec<Deployment>> {
         let api: Api<Deployment> = Api::namespaced(self.client(), &names.namespace);
@@ -193,7 +193,8 @@ impl ApiServer {
         let listed = Looked::of(api.list(&params).await);
         listed.map(|list| {
             let all = list.items.into_iter();
-            all.filter(|one| configuration_of(one).is_none_or(|of| of == names.configuration))
+            all.filter(delivers)
+                .filter(|one| configuration_of(one).is_none_or(|of| of == names.configuration))
                 .collect()
         })
     }

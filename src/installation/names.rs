@@ -118,6 +118,11 @@ fn arguments(deployment: &Deployment) -> impl Iterator<Item = &str> {
         .map(String::as_str)
 }
 
+/// Whether a controller copies pull secrets, by its arguments.
+pub fn delivers(controller: &Deployment) -> bool {
+    arguments(controller).any(|argument| argument == "--delivery")
+}
+
 /// The configuration that a controller keeps, by its arguments.
 pub fn configuration_of(controller: &Deployment) -> Option<&str> {
     let arguments: Vec<&str> = arguments(controller).collect();

@@ -10,7 +10,7 @@ use kube::api::ObjectMeta;
 use serde::Serialize;
 
 use super::facts::Unseen;
-use crate::delivery::copy::INSTANCE;
+use crate::delivery::copy::{INSTANCE, SOURCE_HASH};
 use crate::delivery::state::Namespace;
 use crate::delivery::{Claim, Instance, Plan};
 use crate::installation::{Deletion, Looked, Names};
@@ -34,7 +34,7 @@ pub type PodCounts = BTreeMap<(String, String), usize>;
 /// The controller of the installation.
 #[derive(Debug)]
 pub enum Controller {
-    /// There is none.
+    /// There is none, or it does not deliver.
     Gone,
     /// It puts back what these rules want in these namespaces.
     Delivers(Arc<Plan>, BTreeMap<Arc<str>, Namespace>),
@@ -51,8 +51,8 @@ pub struct Cleanup {
     pub release: String,
     /// Value of the label `app.kubernetes.io/instance` of its copies.
     pub instance: String,
-    /// Whether its controller is there.
-    pub has_controller: bool,
+    /// Whether its controller is there, and delivers.
+    pub delivers: bool,
     /// Its copies.
     pub copies: Vec<CopyReport>,
     /// How many copies other installations have, by instance; they are left alone.
@@ -116,19 +116,23 @@ impl Swept {
                 continue;
             }
             if of != instance.as_str() {
+                let annotations = metadata.annotations.as_ref();
+                if annotations.is_none_or(|all| !all.contains_key(SOURCE_HASH)) {
+                    continue;
+                }
                 *others.entry(of.to_owned()).or_default() += 1;
                 continue;
             }
             let secret = metadata.name.clone().unwrap_or_default();
             let key = (place, secret);
-            let is_wanted = self.controller.wants(&key.0, &key.1);
+            let reason = self.controller.reason_to_keep(&key.0, &key.1);
             copies.push(CopyReport {
                 pods: pods.map(|counts| counts.get(&key).copied().unwrap_or_default()),
-                fate: match is_wanted {
-                    true => Fate::Wanted,
-                    false => Fate::Deletable,
+                fate: match reason {
+                    Some(_) => Fate::Wanted,
+                    None => Fate::Deletable,
                 },
-                reason: is_wanted.then(|| "the controller would put it back".to_owned()),
+                reason: reason.map(str::to_owned),
                 namespace: key.0,
                 secret: key.1,
                 metadata,
@@ -138,7 +142,7 @@ impl Swept {
             namespace,
             release,
             instance: instance.as_str().to_owned(),
-            has_controller: !matches!(self.controller, Controller::Gone),
+            delivers: !matches!(self.controller, Controller::Gone),
             copies,
             others,
             unseen: Unseen::of("Pods that name a copy", "list pods -A", &self.pods)
@@ -149,15 +153,16 @@ impl Swept {
 }
 
 impl Controller {
-    fn wants(&self, namespace: &str, secret: &str) -> bool {
+    fn reason_to_keep(&self, namespace: &str, secret: &str) -> Option<&'static str> {
         match self {
-            Self::Gone => false,
-            Self::DeliversSomething => true,
+            Self::Gone => None,
+            Self::DeliversSomething => Some("whether the controller wants it could not be seen"),
             Self::Delivers(plan, namespaces) => {
                 let labels = namespaces.get(namespace).map(|known| &known.labels);
-                labels.is_none_or(|labels| {
+                let is_wanted = labels.is_none_or(|labels| {
                     !matches!(plan.claim(namespace, labels, secret), Claim::Nobody)
-                })
+                });
+                is_wanted.then_some("the controller would put it back")
             }
         }
     }
@@ -173,8 +178,8 @@ impl Cleanup {
     pub fn fix(&self) -> String {
         let (release, namespace) = (&self.release, &self.namespace);
         format!(
-            "uninstall pullpass first: helm uninstall {release} -n {namespace}; \
-             or take the pull secret out of the rules"
+            "to delete what the controller wants, uninstall it first: helm uninstall {release} \
+             -n {namespace}; or take the pull secret out of the rules"
         )
     }
 }
@@ -203,6 +208,7 @@ mod tests {
         serde_json::from_value(json!({
             "name": name, "namespace": namespace, "uid": "u", "resourceVersion": "7",
             "labels": {"app.kubernetes.io/managed-by": "pullpass", INSTANCE: instance},
+            "annotations": {SOURCE_HASH: "sha256:0"},
         }))
         .unwrap()
     }

@@ -19,7 +19,9 @@ use crate::delivery::state::{Namespace, Rules};
 use crate::delivery::{Instance, Observed, Plan, SecretView, SourceRef, SourceSecret, State};
 use crate::index::IndexDocument;
 use crate::index::document::{INDEX_KEY, rules_hash};
-use crate::installation::{ApiServer, Found, Looked, Names, Reading, webhook_of};
+use crate::installation::{
+    ApiServer, Found, Looked, Names, Reading, delivers, webhook_of, with_component,
+};
 use crate::rules::config::{Deliver, RULES_KEY};
 use crate::rules::{self, RulesConfig, Ruleset};
 
@@ -166,7 +168,12 @@ pub async fn fetch(
             entries,
         },
     };
-    looking.index().await;
+    looking.unseen(
+        "which Pods are sent to the webhook",
+        "list mutatingwebhookconfigurations",
+        &found.configurations,
+    );
+    looking.index(found).await;
     looking.namespaces().await;
     if scope.pods {
         looking.pods().await;
@@ -206,16 +213,20 @@ impl Looking<'_> {
         self.facts.unseen.extend(Unseen::of(what, right, looked));
     }
 
-    /// The index. It is there only where a controller delivers, so that it says whether one does.
-    async fn index(&mut self) {
+    /// The index. It is there only where a controller delivers, so that it says whether one does, if the
+    /// Deployment does not.
+    async fn index(&mut self, found: &Found) {
         (self.progress)("index");
         let names = &self.facts.names;
         let text = self.server.text_of(names, &names.index, INDEX_KEY).await;
         let right = format!("get configmaps/{} -n {}", names.index, names.namespace);
-        self.facts.delivers = match &text {
-            Looked::Seen(_) => Some(true),
-            Looked::Absent => Some(false),
-            Looked::Denied(_) | Looked::Failed(_) => None,
+        let deployments = found.deployments.seen();
+        let controller = deployments.and_then(|all| with_component(all, "controller"));
+        self.facts.delivers = match (controller, &text) {
+            (Some(controller), _) => Some(delivers(controller)),
+            (None, Looked::Seen(_)) => Some(true),
+            (None, Looked::Absent) => Some(false),
+            (None, Looked::Denied(_) | Looked::Failed(_)) => None,
         };
         let parsed = match text {
             Looked::Seen(Some(text)) => match IndexDocument::parse(&text) {
@@ -229,10 +240,13 @@ impl Looking<'_> {
             &right,
             &parsed,
         );
-        if let Looked::Seen(index) = parsed {
-            self.facts.state.published = Some(index.clone());
-            self.facts.index = index;
-        }
+        let index = match parsed {
+            Looked::Seen(index) => index,
+            Looked::Absent => None,
+            Looked::Denied(_) | Looked::Failed(_) => return,
+        };
+        self.facts.state.published = Some(index.clone());
+        self.facts.index = index;
     }
 
     async fn namespaces(&mut self) {

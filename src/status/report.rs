@@ -10,10 +10,10 @@ use super::facts::{Expiry, Facts, Unseen};
 use super::keys::{WithoutKey, without_key};
 use super::pods::{Restart, restarts};
 use crate::delivery::{CopyState, Instance, SourceRef, Step};
+use crate::index::IndexDocument;
 use crate::index::document::{SecretDocument, StateDocument};
 use crate::installation::Looked;
 use crate::rules::config::{Deliver, PullSecretConfig, Source};
-use crate::snapshot::Snapshot;
 
 /// Everything that `status` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,7 +26,8 @@ pub struct Report {
     pub instance: String,
     /// Whether the controller delivers; `None` if that could not be seen.
     pub delivers: Option<bool>,
-    /// Whether the controller has seen these rules; `None` where it publishes nothing.
+    /// Whether the controller has published what it says of these rules; `None` where it need not, or that
+    /// could not be seen.
     pub index_is_current: Option<bool>,
     /// The entries of the rules, in order.
     pub pull_secrets: Vec<PullSecretReport>,
@@ -34,10 +35,10 @@ pub struct Report {
     pub unwanted: Vec<Place>,
     /// Patterns of rules whose pull secrets have no key for them.
     pub without_key: Vec<WithoutKey>,
-    /// How many Pods wait for an image.
-    pub pods_failing: usize,
-    /// Those that a restart would help.
+    /// Pods that wait for an image, and that a restart would help.
     pub restarts: Vec<Restart>,
+    /// How many Pods wait for an image, and would not get any other pull secret.
+    pub pods_unhelped: usize,
     /// What could not be looked at.
     pub unseen: Vec<Unseen>,
     /// How many things there are to do: what the exit code goes by.
@@ -146,8 +147,13 @@ pub fn report(facts: &Facts, now: u64) -> Report {
         .map(|entry| facts.pull_secret(entry, copies.remove(&entry.name), now))
         .collect();
     let snapshot = facts.snapshot();
-    let rules = facts.state.rules.as_ref();
-    let published = facts.index.as_ref().zip(rules);
+    let mut restarts = restarts(&facts.pods, &snapshot, facts.webhook.as_ref());
+    let helped: usize = restarts.iter().map(|restart| restart.pods.len()).sum();
+    restarts.retain(|restart| {
+        pull_secrets
+            .iter()
+            .any(|secret| restart.adds.contains(&secret.secret_name))
+    });
     let mut report = Report {
         namespace: names.namespace.clone(),
         release: names.release.clone(),
@@ -155,12 +161,12 @@ pub fn report(facts: &Facts, now: u64) -> Report {
             .as_str()
             .to_owned(),
         delivers: facts.delivers,
-        index_is_current: published.map(|(index, rules)| index.rules == rules.hash),
+        index_is_current: facts.index_is_current(),
         pull_secrets,
         unwanted,
         without_key: without_key(&facts.config, &snapshot, &facts.entries),
-        pods_failing: facts.pods.len(),
-        restarts: facts.restarts(&snapshot),
+        pods_unhelped: facts.pods.len() - helped,
+        restarts,
         unseen: facts.unseen.clone(),
         findings: 0,
     };
@@ -206,10 +212,7 @@ impl Report {
 impl PullSecretReport {
     /// How many things there are to do about it.
     pub fn findings(&self) -> usize {
-        let is_bad = matches!(
-            self.source.state,
-            SourceState::Missing | SourceState::Unusable
-        );
+        let is_bad = self.source.state.is_bad();
         let expired = self.tokens.iter().filter(|token| token.is_expired);
         let copies = self.copies.iter().flat_map(|copies| {
             // What a source that is gone leaves behind is no second thing to do.
@@ -218,6 +221,13 @@ impl PullSecretReport {
             [missing, &copies.foreign, stale]
         });
         usize::from(is_bad) + expired.count() + copies.filter(|list| !list.is_empty()).count()
+    }
+}
+
+impl SourceState {
+    /// Whether nothing can be copied for it.
+    pub fn is_bad(self) -> bool {
+        matches!(self, Self::Missing | Self::Unusable)
     }
 }
 
@@ -233,14 +243,12 @@ impl CopiesReport {
 }
 
 impl Facts {
-    /// Those that would get one of the pull secrets that are looked at.
-    fn restarts(&self, snapshot: &Snapshot) -> Vec<Restart> {
-        let entries = self.entries.iter();
-        let entries = entries.filter_map(|&entry| self.config.pull_secrets.get(entry));
-        let names: Vec<&str> = entries.map(|entry| &*entry.secret_name).collect();
-        let mut restarts = restarts(&self.pods, snapshot, self.webhook.as_ref());
-        restarts.retain(|restart| restart.adds.iter().any(|name| names.contains(&&**name)));
-        restarts
+    fn index_is_current(&self) -> Option<bool> {
+        // `None` outside: it was not seen.
+        let published = self.state.published.as_ref()?;
+        let rules = self.state.rules.as_ref()?;
+        let is_current = |index: &IndexDocument| index.rules == rules.hash;
+        (self.delivers == Some(true)).then(|| published.as_ref().is_some_and(is_current))
     }
 
     fn pull_secret(

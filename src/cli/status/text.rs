@@ -6,7 +6,7 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use crate::cli::terminal::{printable, wrapped};
 use crate::status::Report;
-use crate::status::report::{CopiesReport, PullSecretReport, SourceState};
+use crate::status::report::{CopiesReport, IndexReport, PullSecretReport, SourceState};
 
 /// Namespaces and Pods of one kind that are named; the JSON has all.
 const SHOWN: usize = 5;
@@ -54,28 +54,28 @@ impl Page {
         self.rest(report)?;
         writeln!(self.text)?;
         match report.findings {
-            0 => writeln!(self.text, "nothing to do")?,
-            1 => writeln!(self.text, "1 thing to do")?,
-            many => writeln!(self.text, "{many} things to do")?,
+            0 if report.unseen.is_empty() => writeln!(self.text, "nothing to do"),
+            0 => writeln!(self.text, "nothing to do, as far as could be seen"),
+            1 => writeln!(self.text, "1 thing to do"),
+            many => writeln!(self.text, "{many} things to do"),
         }
-        Ok(())
     }
 
     fn delivery(&mut self, report: &Report) -> fmt::Result {
-        if report.delivers == Some(false) {
-            let text = "The controller delivers nothing (there is no index): each namespace has to bring its \
-                        own Secrets. The chart's value delivery.enabled switches it on.";
-            writeln!(self.text, "{}", wrapped(text, 0))?;
-        }
-        if report.index_is_current == Some(false) {
-            let namespace = &report.namespace;
-            let text = format!(
-                "The controller has not seen these rules: what it says is of others. If that stays: \
-                 pullpass doctor -n {namespace}"
-            );
-            writeln!(self.text, "{}", wrapped(&text, 0))?;
-        }
-        Ok(())
+        let doctor = doctor(report);
+        let (text, fix) = match (report.delivers, report.index_is_current) {
+            (Some(false), _) => (
+                "The controller copies nothing: each namespace has to bring its own Secrets",
+                "if it should, set delivery.enabled in the chart's values",
+            ),
+            (_, Some(false)) => (
+                "The controller has not published what it says of these rules",
+                &*doctor,
+            ),
+            _ => return Ok(()),
+        };
+        writeln!(self.text)?;
+        self.item(text, fix)
     }
 
     fn pull_secret(&mut self, secret: &PullSecretReport, report: &Report) -> fmt::Result {
@@ -87,19 +87,8 @@ impl Page {
         }
         writeln!(self.text, ", {}", secret.deliver)?;
         self.source(secret)?;
-        if let Some(reason) = &secret.index.reason {
-            self.line(
-                "webhook",
-                Mark::Bad,
-                &format!("{}: {reason}", secret.index.state),
-            )?;
-        } else if report.delivers != Some(false) {
-            let mark = match secret.index.state {
-                "usable" => Mark::Good,
-                "stale" => Mark::Bad,
-                _ => Mark::Plain,
-            };
-            self.line("webhook", mark, secret.index.state)?;
+        if report.delivers != Some(false) {
+            self.webhook(&secret.index)?;
         }
         if !secret.registries.is_empty() {
             self.line("registries", Mark::Plain, &first(&secret.registries))?;
@@ -116,9 +105,27 @@ impl Page {
             )?;
         }
         match &secret.copies {
-            Some(copies) => self.copies(copies, &report.namespace),
+            Some(copies) => self.copies(copies, secret, report),
             None => Ok(()),
         }
+    }
+
+    fn webhook(&mut self, index: &IndexReport) -> fmt::Result {
+        let reason = index.reason.as_deref().unwrap_or_default();
+        let unusable = format!("does not inject it: {reason}");
+        let (mark, text) = match index.state {
+            "usable" => (Mark::Good, "injects it"),
+            "stale" => (
+                Mark::Bad,
+                "injects it with a warning: its source is gone or unusable",
+            ),
+            "unusable" => (Mark::Bad, &*unusable),
+            _ => (
+                Mark::Plain,
+                "was told nothing of it, and injects it by patterns only",
+            ),
+        };
+        self.line("webhook", mark, text)
     }
 
     fn source(&mut self, secret: &PullSecretReport) -> fmt::Result {
@@ -139,7 +146,12 @@ impl Page {
         }
     }
 
-    fn copies(&mut self, copies: &CopiesReport, namespace: &str) -> fmt::Result {
+    fn copies(
+        &mut self,
+        copies: &CopiesReport,
+        secret: &PullSecretReport,
+        report: &Report,
+    ) -> fmt::Result {
         let CopiesReport {
             present,
             missing,
@@ -163,19 +175,19 @@ impl Page {
             (false, false) => (Mark::Bad, counts.join(", ")),
         };
         self.line("copies", mark, &counts)?;
-        let doctor = format!(
-            "the controller does it within seconds; if it stays: pullpass doctor -n {namespace}"
-        );
-        let foreign_fix = "nobody touches them; delete them, name their maker in `adopt`, or choose another \
-                           `secretName`";
+        // Without a source, that is what has to be mended.
+        let has_source = !secret.source.state.is_bad();
+        let doctor = has_source.then(|| doctor(report));
+        let foreign_fix =
+            "nobody touches them: delete them, `adopt` them, or choose another `secretName`";
         for (state, list, fix) in [
-            ("missing", missing, &*doctor),
-            ("foreign", foreign, foreign_fix),
-            ("stale", stale, &*doctor),
+            ("missing", missing, doctor.as_deref()),
+            ("foreign", foreign, Some(foreign_fix)),
+            ("stale", stale, doctor.as_deref()),
         ] {
             if !list.is_empty() {
                 self.line(&format!("  {state}"), Mark::Plain, &first(list))?;
-                self.fix(fix)?;
+                fix.map_or(Ok(()), |fix| self.fix(fix))?;
             }
         }
         Ok(())
@@ -218,19 +230,15 @@ impl Page {
                 &restart.fix,
             )?;
         }
-        let failing = report.pods_failing;
-        let restarted: usize = report
-            .restarts
-            .iter()
-            .map(|restart| restart.pods.len())
-            .sum();
-        if failing > restarted {
-            let others = failing - restarted;
+        if report.pods_unhelped > 0 {
             let text = format!(
-                "{others} more Pods wait for an image that no pull secret of the rules is missing for; \
-                 docs/troubleshooting.md says why else"
+                "Pods that wait for an image, and that a restart would not help: {}",
+                report.pods_unhelped
             );
-            writeln!(self.text, "\n{}", wrapped(&text, 0))?;
+            writeln!(
+                self.text,
+                "\n{text}\n    fix: kubectl -n NAMESPACE describe pod POD"
+            )?;
         }
         if !report.unseen.is_empty() {
             self.head("Not looked at")?;
@@ -274,6 +282,11 @@ impl Page {
 
 /// Columns before the text of a line: two, a label of ten, two.
 const LABEL: usize = 14;
+
+fn doctor(report: &Report) -> String {
+    let namespace = &report.namespace;
+    format!("the controller does it within seconds; if not: pullpass doctor -n {namespace}")
+}
 
 /// The first few, and how many more there are.
 fn first(all: &[String]) -> String {

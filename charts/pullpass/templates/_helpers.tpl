@@ -77,6 +77,25 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- $names | uniq | sortAlpha | toJson -}}
 {{- end }}
 
+{{/* Names of the sources in other namespaces, as a JSON list. */}}
+{{- define "pullpass.sourcesElsewhere" -}}
+{{- $names := list -}}
+{{- range .Values.rules.pullSecrets -}}
+{{- if and (ne (.deliver | default "Always") "Never") (dig "source" "namespace" "" .) -}}
+{{- $names = append $names (dig "source" "secret" .name .) -}}
+{{- end -}}
+{{- end -}}
+{{- $names | uniq | sortAlpha | toJson -}}
+{{- end }}
+
+{{/* Not empty if rules deliver on demand, or if the chart cannot see them. */}}
+{{- define "pullpass.mayBeOnDemand" -}}
+{{- if .Values.delivery.secretNames -}}true{{- end -}}
+{{- range .Values.rules.pullSecrets -}}
+{{- if eq (.deliver | default "Always") "OnDemand" -}}true{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* Dual stack, for every Service. */}}
 {{- define "pullpass.ipFamilies" -}}
 {{- $families := dict -}}

@@ -51,7 +51,7 @@ What one value may hold on its own is said in values.schema.json.
 {{- $findings = append $findings "rules are larger than 1 MiB, the most a ConfigMap holds: use patterns with `*`, or fewer rules" -}}
 {{- end -}}
 {{- if and .Values.delivery.enabled .Values.existingRulesConfigMap (not .Values.delivery.secretNames) -}}
-{{- $findings = append $findings (printf "delivery.enabled with existingRulesConfigMap %s: the chart cannot see which Secrets those rules hand out, and permissions are by name; list them in delivery.secretNames" .Values.existingRulesConfigMap) -}}
+{{- $findings = append $findings (printf "delivery.enabled with existingRulesConfigMap %s: the chart cannot see which Secrets those rules hand out, and permissions are by name; list them in delivery.secretNames, or set delivery.enabled to false" .Values.existingRulesConfigMap) -}}
 {{- end -}}
 
 {{- if $findings -}}

@@ -460,6 +460,44 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn objects_of_interest_come_change_and_go_by_key() {
+        let map = |name, version, label| object("ConfigMap", name, version, label);
+        let watched = event("ADDED", &map("c", 3, "3"))
+            + &event("MODIFIED", &map("a", 4, "none"))
+            + &event("DELETED", &map("c", 5, "3"))
+            + &gone();
+        let listed = [map("a", 1, "1"), map("b", 2, "none")].join(",");
+        let denied = r#"{"kind":"Status","status":"Failure","reason":"Forbidden","message":"no","code":403}"#;
+        let script = vec![
+            list(&listed, 2),
+            answer(200, &watched),
+            answer(403, denied),
+            list(&map("b", 6, "6"), 6),
+        ];
+        let api = Api::<ConfigMap>::namespaced(Server::new(script).client(), "n");
+        let read = |map: ConfigMap| {
+            let label = map.labels().get("l").cloned();
+            (map.name_any(), label.filter(|label| label != "none"))
+        };
+        let (changes, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let said = |change| changes.send(format!("{change:?}")).unwrap();
+            follow_each(api, Some("metadata.name=a"), freshness(), read, said).await
+        });
+        for expected in [
+            r#"Listed({"a": "1"})"#,
+            r#"Set("c", "3")"#,
+            r#"Gone("a")"#,
+            r#"Gone("c")"#,
+            "Denied",
+            r#"Listed({"b": "6"})"#,
+        ] {
+            assert_eq!(seen.recv().await.as_deref(), Some(expected));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn labels_of_all_objects_are_known_once_the_list_is_whole() {
         let namespace = |name, version, label| object("Namespace", name, version, label);
         let first_page = r#"{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"2","continue":"more"},"items":["#;

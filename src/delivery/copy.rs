@@ -413,7 +413,7 @@ mod tests {
             (&other, label(INSTANCE, "b.c"), true),
         ] {
             assert_eq!(
-                secret.is_adopted_by(&[adopt.clone()]),
+                secret.is_adopted_by(std::slice::from_ref(&adopt)),
                 expected,
                 "{adopt:?}"
             );

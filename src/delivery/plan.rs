@@ -234,12 +234,8 @@ pub(super) mod tests {
         );
         check(&plan, "default", "", "src", "!");
         check(&plan, "other", "", "src", "src");
-        let sources: Vec<_> = plan.entries().iter().map(|entry| &entry.source).collect();
-        let sources: Vec<_> = sources
-            .into_iter()
-            .flatten()
-            .map(ToString::to_string)
-            .collect();
+        let sources = plan.entries().iter().flat_map(|entry| &entry.source);
+        let sources: Vec<_> = sources.map(ToString::to_string).collect();
         assert_eq!(sources, ["default/src", "pullpass/src"]);
     }
 

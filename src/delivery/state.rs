@@ -14,6 +14,11 @@ use super::plan::{Claim, Entry, Plan};
 use super::source::{Payload, SourceRef, SourceSecret};
 use super::step::{self, Content, CopyState, Step, Wanted};
 
+/// Namespace and name.
+pub type ObjectKey = (Arc<str>, Arc<str>);
+/// The pull secrets that a Pod names.
+pub type SecretNames = Box<[Arc<str>]>;
+
 /// Objects of one watch by key.
 #[derive(Debug)]
 pub struct Listing<K, V> {
@@ -53,9 +58,9 @@ pub struct State {
     /// By name those Secrets that have the name of copies, by namespace.
     pub copies: BTreeMap<Arc<str>, Listing<Arc<str>, Observed>>,
     /// Pending Pods that name pull secrets, by namespace and name.
-    pub pods: Listing<(Arc<str>, Arc<str>), Box<[Arc<str>]>>,
+    pub pods: Listing<ObjectKey, SecretNames>,
     /// ServiceAccounts with `kubernetes.io/enforce-mountable-secrets: "true"`, by namespace and name.
-    pub strict_accounts: Listing<(Arc<str>, Arc<str>), ()>,
+    pub strict_accounts: Listing<ObjectKey, ()>,
     /// The index that is published; `None` before it was looked for.
     pub published: Option<Option<IndexDocument>>,
     /// Names of copies that the API server did not let us write.
@@ -240,5 +245,282 @@ impl State {
             None if is_known => Wanted::Kept,
             None => Wanted::Unknown,
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::credential::SecretType;
+    use crate::delivery::copy::{ContentHash, Instance, SOURCE_HASH, SecretView};
+    use crate::delivery::plan::tests::plan;
+    use crate::index::document::StateDocument;
+
+    const JSON: &str = "kubernetes.io/dockerconfigjson";
+    pub(in super::super) const GOOD: &[u8] =
+        br#"{"auths":{"r.io":{"username":"u","password":"p"}}}"#;
+
+    fn view<T>(
+        labels: &BTreeMap<String, String>,
+        annotations: &BTreeMap<String, String>,
+        payload: &[u8],
+        look: impl Fn(&SecretView<'_>) -> T,
+    ) -> T {
+        look(&SecretView {
+            labels,
+            annotations,
+            type_name: JSON,
+            payload: Some(payload),
+            is_immutable: false,
+            is_terminating: false,
+            resource_version: "7",
+            uid: "u",
+        })
+    }
+
+    fn source(payload: &[u8]) -> SourceSecret {
+        let none = BTreeMap::new();
+        view(&none, &none, payload, SourceSecret::read)
+    }
+
+    fn ours() -> Instance {
+        Instance::new("pullpass", "pullpass")
+    }
+
+    fn observed(labels: &BTreeMap<String, String>, payload: &[u8]) -> Observed {
+        let hash = ContentHash::of(SecretType::DockerConfigJson, payload);
+        let annotations = [(SOURCE_HASH.to_owned(), hash.to_string())].into();
+        view(labels, &annotations, payload, |secret| {
+            Observed::new(secret, &ours())
+        })
+    }
+
+    pub(in super::super) fn copy() -> Observed {
+        observed(&ours().labels(), GOOD)
+    }
+
+    pub(in super::super) fn foreign(payload: &[u8]) -> Observed {
+        observed(&BTreeMap::new(), payload)
+    }
+
+    /// Rules, the namespaces `a` and `b`, and a good source `harbor`; no copies yet, and all of it listed.
+    pub(in super::super) fn state(pull_secrets: &str) -> State {
+        let mut state = State {
+            rules: Some(Rules {
+                plan: Arc::new(plan(pull_secrets)),
+                hash: "sha256:0".to_owned(),
+            }),
+            published: Some(None),
+            ..State::default()
+        };
+        let namespace = || Namespace {
+            labels: BTreeMap::new(),
+            is_terminating: false,
+        };
+        state
+            .namespaces
+            .replace([("a".into(), namespace()), ("b".into(), namespace())].into());
+        state
+            .own_sources
+            .replace([("harbor".into(), source(GOOD))].into());
+        state.strict_accounts.replace(BTreeMap::new());
+        state.pods.replace(BTreeMap::new());
+        let names: Vec<_> = state.secret_names().collect();
+        for name in names {
+            state
+                .copies
+                .entry(name)
+                .or_default()
+                .replace(BTreeMap::new());
+        }
+        state
+    }
+
+    pub(in super::super) fn put(state: &mut State, namespace: &str, name: &str, secret: Observed) {
+        let copies = state.copies.entry(name.into()).or_default();
+        copies.set(namespace.into(), secret);
+    }
+
+    fn check(state: &State, namespace: &str, name: &str, expected: Step) {
+        assert_eq!(
+            state.look(namespace, name).step,
+            expected,
+            "{namespace}/{name}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_decided_before_it_was_looked_for() {
+        let check_unknown = |forget: fn(&mut State)| {
+            let mut state = state("{name: harbor}");
+            check(&state, "a", "harbor", Step::Create);
+            forget(&mut state);
+            check(&state, "a", "harbor", Step::Nothing);
+            put(&mut state, "a", "harbor", copy());
+            check(&state, "a", "harbor", Step::Nothing);
+        };
+        check_unknown(|state| state.rules = None);
+        check_unknown(|state| state.namespaces = Listing::default());
+        check_unknown(|state| state.own_sources = Listing::default());
+        check_unknown(|state| state.copies.clear());
+        check_unknown(|state| {
+            state.namespaces.set(
+                "a".into(),
+                Namespace {
+                    labels: BTreeMap::new(),
+                    is_terminating: true,
+                },
+            );
+        });
+    }
+
+    #[test]
+    fn incident_15_a_namespace_that_nobody_knows_is_left_alone() {
+        let mut state = state("{name: harbor}");
+        put(&mut state, "gone", "harbor", copy());
+        check(&state, "gone", "harbor", Step::Nothing);
+        check(&state, "pullpass", "harbor", Step::Nothing);
+    }
+
+    #[test]
+    fn on_demand_is_when_a_pod_asks_and_then_for_ever() {
+        let mut state = state("{name: harbor, deliver: OnDemand}");
+        check(&state, "a", "harbor", Step::Nothing);
+        assert_eq!(state.look("a", "harbor").state, None, "it is not missed");
+        state.pods.set(
+            ("a".into(), "pod".into()),
+            ["other".into(), "harbor".into()].into(),
+        );
+        check(&state, "a", "harbor", Step::Create);
+        check(&state, "b", "harbor", Step::Nothing);
+        put(&mut state, "a", "harbor", copy());
+        state.pods.remove(&("a".into(), "pod".into()));
+        state.own_sources.set(
+            "harbor".into(),
+            source(br#"{"auths":{"r.io":{"username":"u","password":"new"}}}"#),
+        );
+        check(&state, "a", "harbor", Step::Apply);
+        // Somebody else's is not looked after for nobody.
+        put(&mut state, "b", "harbor", foreign(GOOD));
+        assert_eq!(state.look("b", "harbor").state, None);
+    }
+
+    #[test]
+    fn a_source_that_goes_leaves_its_copies() {
+        let mut state = state("{name: harbor}");
+        put(&mut state, "a", "harbor", copy());
+        state.own_sources.remove(&"harbor".into());
+        for payload in [None, Some(&b"{}"[..])] {
+            if let Some(payload) = payload {
+                state.own_sources.set("harbor".into(), source(payload));
+            }
+            check(&state, "a", "harbor", Step::Nothing);
+            assert_eq!(state.look("a", "harbor").state, Some(CopyState::Stale));
+            check(&state, "b", "harbor", Step::Nothing);
+            assert_eq!(state.look("b", "harbor").state, Some(CopyState::Missing));
+        }
+    }
+
+    #[test]
+    fn a_source_elsewhere_is_not_one_of_the_same_name_here() {
+        let mut state = state("{name: harbor, source: {namespace: default, secret: harbor}}");
+        check(&state, "a", "harbor", Step::Nothing);
+        let elsewhere = SourceRef {
+            namespace: "default".into(),
+            name: "harbor".into(),
+        };
+        let listing = state.other_sources.entry(elsewhere).or_default();
+        listing.replace([("harbor".into(), source(GOOD))].into());
+        check(&state, "a", "harbor", Step::Create);
+    }
+
+    #[test]
+    fn former_names_are_followed_until_their_copies_are_gone() {
+        let without = state("");
+        let mut state = state("{name: harbor}");
+        let index = state.index().unwrap();
+        assert_eq!(index.delivered.iter().collect::<Vec<_>>(), ["harbor"]);
+        state.published = Some(Some(index));
+        state.rules = without.rules;
+        let names = |state: &State| {
+            state
+                .secret_names()
+                .map(|name| name.to_string())
+                .collect::<Vec<_>>()
+        };
+        put(&mut state, "a", "harbor", copy());
+        put(&mut state, "b", "harbor", foreign(GOOD));
+        assert_eq!(names(&state), ["harbor"]);
+        check(&state, "a", "harbor", Step::Delete);
+        check(&state, "b", "harbor", Step::Nothing);
+        state.copies.get_mut("harbor").unwrap().remove(&"a".into());
+        assert_eq!(names(&state), Vec::<String>::new());
+        assert!(state.index().unwrap().delivered.is_empty());
+        // Not looked at yet, after a start.
+        state.copies.clear();
+        assert_eq!(names(&state), ["harbor"]);
+    }
+
+    #[test]
+    fn the_index_says_usable_stale_and_unusable() {
+        let mut state = state(
+            "{name: harbor}, {name: later}, {name: away, deliver: Never}, {name: f, source: {file: /x}}",
+        );
+        put(
+            &mut state,
+            "b",
+            "harbor",
+            foreign(br#"{"auths":{"r.io":{"auth":"!"}}}"#),
+        );
+        put(&mut state, "a", "harbor", foreign(GOOD));
+        state
+            .strict_accounts
+            .set(("a".into(), "default".into()), ());
+        let index = state.index().unwrap();
+        assert_eq!(
+            index.secrets.keys().collect::<Vec<_>>(),
+            ["harbor", "later"]
+        );
+        assert_eq!(index.secrets["harbor"].state, StateDocument::Usable);
+        assert_eq!(index.secrets["harbor"].keys, ["r.io"]);
+        assert_eq!(
+            index.secrets["harbor"].undecodable_in,
+            ["b".to_owned()].into()
+        );
+        let StateDocument::Unusable { reason } = &index.secrets["later"].state else {
+            panic!("there never was one");
+        };
+        assert_eq!(reason, "its source does not exist");
+        assert!(index.strict_service_accounts["a"].contains("default"));
+
+        // By what was published: another controller may lead now.
+        state.published = Some(Some(index.clone()));
+        state.own_sources.remove(&"harbor".into());
+        let stale = state.index().unwrap();
+        assert_eq!(stale.secrets["harbor"].state, StateDocument::Stale);
+        assert_eq!(stale.secrets["harbor"].keys, ["r.io"]);
+        assert_eq!(stale.secrets["harbor"].hash, index.secrets["harbor"].hash);
+        state.published = Some(Some(stale.clone()));
+        assert_eq!(state.index().unwrap(), stale, "and it stays so");
+    }
+
+    #[test]
+    fn there_is_no_index_of_what_is_not_known() {
+        let check_none = |forget: fn(&mut State)| {
+            let mut state = state("{name: harbor}");
+            assert!(state.index().is_some());
+            forget(&mut state);
+            assert!(state.index().is_none());
+        };
+        check_none(|state| state.rules = None);
+        check_none(|state| state.published = None);
+        check_none(|state| state.own_sources = Listing::default());
+        check_none(|state| state.strict_accounts = Listing::default());
+        check_none(|state| state.copies.clear());
+        // What may not be read is not waited for.
+        let mut denied = state("{name: harbor}");
+        denied.copies.insert("harbor".into(), Listing::default());
+        denied.copies.get_mut("harbor").unwrap().deny();
+        assert!(denied.index().is_some());
     }
 }

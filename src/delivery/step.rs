@@ -159,6 +159,26 @@ mod tests {
             }
         }
 
+        fn labelled(mut self, labels: BTreeMap<String, String>) -> Self {
+            self.labels = labels;
+            self
+        }
+
+        fn unmarked(mut self) -> Self {
+            self.annotations.clear();
+            self
+        }
+
+        fn immutable(mut self) -> Self {
+            self.is_immutable = true;
+            self
+        }
+
+        fn terminating(mut self) -> Self {
+            self.is_terminating = true;
+            self
+        }
+
         fn observed(&self) -> Observed {
             let view = SecretView {
                 labels: &self.labels,
@@ -182,154 +202,111 @@ mod tests {
         })
     }
 
+    fn check(wanted: Wanted<'_>, there: Option<&Stored>, step: Step, state: Option<CopyState>) {
+        let observed = there.map(Stored::observed);
+        let found = next(wanted, observed.as_ref());
+        assert_eq!(found, (step, state), "{wanted:?} {there:?}");
+    }
+
     #[test]
-    fn a_copy_is_made_repaired_replaced_and_removed() {
-        use CopyState::{Foreign, Missing, Present, Stale};
-        let copy = Stored::copy(NEW);
-        let foreign = Stored::foreign(JSON, NEW);
-        let unmarked = Stored {
-            annotations: BTreeMap::new(),
-            ..copy.clone()
+    fn a_copy_is_made_kept_and_changed_in_place() {
+        use CopyState::{Missing, Present, Stale};
+        let hold = |there: Option<Stored>, step, state| {
+            check(holding(&[]), there.as_ref(), step, Some(state));
         };
-        let immutable = |stored: &Stored| Stored {
-            is_immutable: true,
-            ..stored.clone()
-        };
-        let terminating = |stored: &Stored| Stored {
-            is_terminating: true,
-            ..stored.clone()
-        };
-        let typed = |type_name| Stored {
-            labels: ours().labels(),
-            ..Stored::foreign(type_name, NEW)
-        };
-        let other = Stored {
-            labels: Instance::new("b", "c").labels(),
-            ..copy.clone()
-        };
-        let relabelled = Stored {
-            labels: [(INSTANCE.to_owned(), ours().as_str().to_owned())].into(),
-            ..copy.clone()
-        };
-        for (wanted, there, step, state) in [
-            (holding(&[]), None, Step::Create, Some(Missing)),
-            (
+        hold(None, Step::Create, Missing);
+        hold(Some(Stored::copy(NEW)), Step::Nothing, Present);
+        hold(Some(Stored::copy(NEW).immutable()), Step::Nothing, Present);
+        hold(Some(Stored::copy(OLD)), Step::Apply, Stale);
+        hold(Some(Stored::copy(NEW).unmarked()), Step::Apply, Stale);
+        hold(
+            Some(Stored::copy(NEW).unmarked().immutable()),
+            Step::Apply,
+            Stale,
+        );
+        hold(
+            Some(Stored::copy(NEW).terminating()),
+            Step::Nothing,
+            Missing,
+        );
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_changed_is_made_again() {
+        let labels = ours().labels();
+        let again = |there: Stored| {
+            check(
                 holding(&[]),
-                Some(copy.clone()),
-                Step::Nothing,
-                Some(Present),
-            ),
-            (
-                holding(&[]),
-                Some(immutable(&copy)),
-                Step::Nothing,
-                Some(Present),
-            ),
-            // Rotation, edits.
-            (
-                holding(&[]),
-                Some(Stored::copy(OLD)),
-                Step::Apply,
-                Some(Stale),
-            ),
-            (
-                holding(&[]),
-                Some(unmarked.clone()),
-                Step::Apply,
-                Some(Stale),
-            ),
-            (
-                holding(&[]),
-                Some(immutable(&unmarked)),
-                Step::Apply,
-                Some(Stale),
-            ),
-            (
-                holding(&[]),
-                Some(immutable(&Stored::copy(OLD))),
+                Some(&there),
                 Step::Recreate,
-                Some(Stale),
-            ),
-            (holding(&[]), Some(typed(CFG)), Step::Recreate, Some(Stale)),
-            (
-                holding(&[]),
-                Some(typed("Opaque")),
-                Step::Recreate,
-                Some(Stale),
-            ),
-            (
-                holding(&[]),
-                Some(terminating(&copy)),
-                Step::Nothing,
-                Some(Missing),
-            ),
-            // Not ours, whatever it holds.
-            (
-                holding(&[]),
-                Some(foreign.clone()),
-                Step::Nothing,
-                Some(Foreign),
-            ),
-            (
-                holding(&[]),
-                Some(other.clone()),
-                Step::Nothing,
-                Some(Foreign),
-            ),
-            (
-                holding(&[]),
-                Some(relabelled.clone()),
-                Step::Nothing,
-                Some(Foreign),
-            ),
-            (
-                holding(&[Adopt::Kyverno]),
-                Some(foreign.clone()),
-                Step::Nothing,
-                Some(Foreign),
-            ),
-            // The source is gone or unusable.
-            (Wanted::Kept, None, Step::Nothing, Some(Missing)),
-            (Wanted::Kept, Some(copy.clone()), Step::Nothing, Some(Stale)),
-            (
-                Wanted::Kept,
-                Some(foreign.clone()),
-                Step::Nothing,
-                Some(Foreign),
-            ),
-            // Rule, permission or label is gone.
-            (Wanted::Gone, None, Step::Nothing, None),
-            (Wanted::Gone, Some(copy.clone()), Step::Delete, None),
-            (Wanted::Gone, Some(immutable(&copy)), Step::Delete, None),
-            (Wanted::Gone, Some(terminating(&copy)), Step::Nothing, None),
-            (Wanted::Gone, Some(foreign.clone()), Step::Nothing, None),
-            (Wanted::Gone, Some(other.clone()), Step::Nothing, None),
-            (Wanted::Gone, Some(relabelled), Step::Nothing, None),
-            // The namespace is going away, or nothing is known.
-            (Wanted::Unknown, None, Step::Nothing, None),
-            (Wanted::Unknown, Some(copy), Step::Nothing, None),
+                Some(CopyState::Stale),
+            );
+        };
+        again(Stored::copy(OLD).immutable());
+        again(Stored::foreign(CFG, NEW).labelled(labels.clone()));
+        again(Stored::foreign("Opaque", NEW).labelled(labels));
+    }
+
+    #[test]
+    fn incident_07_what_is_not_ours_is_never_written() {
+        let instance = (INSTANCE.to_owned(), ours().as_str().to_owned());
+        for secret in [
+            Stored::foreign(JSON, NEW),
+            Stored::foreign("Opaque", NEW),
+            Stored::copy(OLD).labelled(Instance::new("b", "c").labels()),
+            Stored::copy(OLD).labelled([instance].into()),
         ] {
-            let observed = there.as_ref().map(Stored::observed);
-            let found = next(wanted, observed.as_ref());
-            assert_eq!(found, (step, state), "{wanted:?} {there:?}");
+            for wanted in [holding(&[]), holding(&[Adopt::Kyverno]), Wanted::Kept] {
+                check(
+                    wanted,
+                    Some(&secret),
+                    Step::Nothing,
+                    Some(CopyState::Foreign),
+                );
+            }
+            check(Wanted::Gone, Some(&secret), Step::Nothing, None);
         }
     }
 
     #[test]
+    fn copies_stay_without_a_source_and_go_without_a_permission() {
+        let copy = Stored::copy(NEW);
+        check(Wanted::Kept, None, Step::Nothing, Some(CopyState::Missing));
+        check(
+            Wanted::Kept,
+            Some(&copy),
+            Step::Nothing,
+            Some(CopyState::Stale),
+        );
+        check(Wanted::Gone, None, Step::Nothing, None);
+        check(Wanted::Gone, Some(&copy), Step::Delete, None);
+        check(
+            Wanted::Gone,
+            Some(&copy.clone().immutable()),
+            Step::Delete,
+            None,
+        );
+        check(
+            Wanted::Gone,
+            Some(&copy.clone().terminating()),
+            Step::Nothing,
+            None,
+        );
+        check(Wanted::Unknown, None, Step::Nothing, None);
+        check(Wanted::Unknown, Some(&copy), Step::Nothing, None);
+    }
+
+    #[test]
     fn scenario_39_what_is_adopted_is_taken_over_in_place_where_it_can_be() {
-        let cloned = |type_name, payload| Stored {
-            labels: [(MANAGED_BY.0.to_owned(), "kyverno".to_owned())].into(),
-            ..Stored::foreign(type_name, payload)
-        };
-        let immutable = Stored {
-            is_immutable: true,
-            ..cloned(JSON, OLD)
+        let kyverno = (MANAGED_BY.0.to_owned(), "kyverno".to_owned());
+        let cloned = |type_name, payload| {
+            Stored::foreign(type_name, payload).labelled([kyverno.clone()].into())
         };
         for (there, step) in [
             (cloned(JSON, NEW), Step::Apply),
             (cloned(JSON, OLD), Step::Apply),
             (cloned(CFG, NEW), Step::Recreate),
-            (immutable, Step::Recreate),
+            (cloned(JSON, OLD).immutable(), Step::Recreate),
         ] {
             let found = next(holding(&[Adopt::Kyverno]), Some(&there.observed()));
             assert_eq!(found, (step, Some(CopyState::Foreign)), "{there:?}");

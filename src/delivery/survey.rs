@@ -229,3 +229,75 @@ fn of_index() -> Finding {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::state::tests::{GOOD, copy, foreign, put, state};
+
+    /// The notes of all findings.
+    fn notes(state: &State) -> Vec<String> {
+        let findings = state.findings(&state.survey());
+        findings.into_iter().map(|finding| finding.note).collect()
+    }
+
+    #[test]
+    fn copies_are_counted_by_entry_and_state() {
+        let mut state = state("{name: harbor}, {name: later}");
+        put(&mut state, "a", "harbor", copy());
+        put(&mut state, "b", "harbor", foreign(GOOD));
+        let survey = state.survey();
+        let counts = [(CopyState::Present, 1), (CopyState::Foreign, 1)];
+        assert_eq!(survey["harbor"].counts, counts.into());
+        assert_eq!(survey["harbor"].foreign, ["b".into()]);
+        assert_eq!(survey["later"].counts, [(CopyState::Missing, 2)].into());
+    }
+
+    #[test]
+    fn scenario_32_findings_say_what_to_do() {
+        let mut state = state("{name: harbor}, {name: later, secretName: other}");
+        put(&mut state, "b", "harbor", foreign(GOOD));
+        let found = notes(&state);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].contains("Secret pullpass/later does not exist"),
+            "{found:?}"
+        );
+        assert!(found[0].contains("kubectl -n pullpass create secret docker-registry later "));
+        assert!(found[1].contains("Secret harbor of somebody else is left alone in b."));
+
+        state.copies.get_mut("other").unwrap().deny();
+        state.forbidden.insert("harbor".into());
+        let found = notes(&state);
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert!(
+            found[2].contains("Add harbor to delivery.secretNames"),
+            "{found:?}"
+        );
+        assert!(
+            found[3].contains("Add other to delivery.secretNames"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_finding_names_some_namespaces_and_counts_the_rest() {
+        let state = state("{name: harbor}");
+        let entry = &state.entries()[0];
+        let namespaces: Vec<Arc<str>> = (0..8).map(|n| format!("n{n}").into()).collect();
+        let note = of_foreign(entry, &namespaces).note;
+        assert!(
+            note.contains(" in n0, n1, n2, n3, n4 and 3 more."),
+            "{note}"
+        );
+        let note = of_foreign(entry, &namespaces[..5]).note;
+        assert!(note.contains(" in n0, n1, n2, n3, n4."), "{note}");
+    }
+
+    #[test]
+    fn all_is_well() {
+        let mut state = state("{name: harbor}");
+        put(&mut state, "a", "harbor", copy());
+        assert_eq!(notes(&state), Vec::<String>::new());
+    }
+}

@@ -85,15 +85,19 @@ impl Announcer {
             Topic::SourceMissing(name) | Topic::SourceUnusable(name) => Some(name.clone()),
             _ => None,
         };
-        let complained = self.said.keys().filter_map(of_source).collect::<Vec<_>>();
-        let holds = |topic: &Topic| findings.iter().any(|finding| finding.topic == *topic);
-        self.said.retain(|topic, _| holds(topic));
-        let is_over = |name: &Arc<str>| {
-            !findings
+        let mut usable = Vec::new();
+        self.said.retain(|topic, _| {
+            let holds = findings.iter().any(|finding| finding.topic == *topic);
+            usable.extend(of_source(topic).filter(|_| !holds));
+            holds
+        });
+        usable.retain(|name| {
+            let mut complaints = findings
                 .iter()
-                .any(|finding| of_source(&finding.topic).as_ref() == Some(name))
-        };
-        complained.into_iter().filter(is_over).collect()
+                .filter_map(|finding| of_source(&finding.topic));
+            complaints.all(|of| of != *name)
+        });
+        usable
     }
 
     /// How many copies of each entry could not be written the last time. What needs somebody is a finding.

@@ -249,3 +249,70 @@ fn has_cause(status: &Status, reason: &str) -> bool {
         .flatten()
         .any(|cause| cause.reason == reason)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn status(code: u16, message: &str, cause: &str) -> Error {
+        let details = json!({"causes": [{"reason": cause}]});
+        let status = json!({"code": code, "message": message, "details": details});
+        Error::Api(serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn answers_are_understood() {
+        for (error, expected) in [
+            (status(404, "namespaces \"a\" not found", ""), Answer::Ended),
+            (
+                status(
+                    403,
+                    "secrets \"x\" is forbidden: unable to create",
+                    "NamespaceTerminating",
+                ),
+                Answer::Ended,
+            ),
+            (
+                status(
+                    403,
+                    "secrets \"x\" is forbidden: exceeded quota: q, requested: count/secrets=1",
+                    "",
+                ),
+                Answer::Refused,
+            ),
+            (
+                status(
+                    403,
+                    "secrets \"x\" is forbidden: ValidatingAdmissionPolicy 'p' denied request",
+                    "",
+                ),
+                Answer::Refused,
+            ),
+            (
+                status(
+                    403,
+                    "secrets \"x\" is forbidden: User \"u\" cannot patch resource \"secrets\"",
+                    "",
+                ),
+                Answer::Forbidden,
+            ),
+            (
+                status(422, "data: Forbidden: field is immutable", ""),
+                Answer::Refused,
+            ),
+            (
+                status(409, "the object has been modified", ""),
+                Answer::Again,
+            ),
+            (status(429, "too many requests", ""), Answer::Again),
+            (
+                status(500, "etcdserver: request timed out", ""),
+                Answer::Again,
+            ),
+            (Error::TlsRequired, Answer::Again),
+        ] {
+            assert_eq!(Answer::of(&error), expected, "{error}");
+        }
+    }
+}

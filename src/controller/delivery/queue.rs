@@ -6,7 +6,6 @@
 //! not know why a Secret is looked at.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,13 +13,12 @@ use tokio::time::Instant;
 use super::super::budget::Budget;
 use super::super::pauses_up_to;
 use crate::cluster::watch::BACKOFF_MAX;
+/// One Secret.
+pub(super) use crate::delivery::state::ObjectKey as Key;
 
 /// Longest pause after a write that the API server refuses: a quota, a permission or a policy. Somebody
 /// has to change that; thousands of copies would then come at once in a minute anyway.
 pub(super) const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(60);
-
-/// One Secret: its namespace and its name.
-pub(super) type Key = (Arc<str>, Arc<str>);
 
 /// How much it hurries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,7 +4,7 @@
 //! start and stop as the rules change. Nothing is decided here.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use super::queue::Lane;
 use crate::cluster::client::{ConnectError, Connection};
 use crate::cluster::secret;
 use crate::cluster::watch::{Change, Followed, follow_each};
-use crate::delivery::state::{Listing, Namespace};
+use crate::delivery::state::{Listing, Namespace, ObjectKey, SecretNames};
 use crate::delivery::{Instance, Observed, SourceRef, SourceSecret, State};
 use crate::metrics::Metrics;
 use crate::rules::Deliver;
@@ -77,9 +77,9 @@ impl Watches {
                 stays
             });
             for watch in wanted {
-                if !running.contains_key(&watch) {
-                    let task = self.start(&mut tasks, watch.clone())?;
-                    running.insert(watch, task);
+                if let Entry::Vacant(vacant) = running.entry(watch) {
+                    let task = self.start(&mut tasks, vacant.key().clone())?;
+                    vacant.insert(task);
                 }
             }
             // Those that were stopped.
@@ -133,7 +133,8 @@ impl Watches {
         let api = move |client| Api::namespaced(client, &namespace);
         let own = Arc::<str>::from(&*self.namespace);
         let selected = (api, Some(OWN_SECRETS.to_owned()));
-        self.follow(tasks, "sources", selected, source, move |state, change| {
+        let read = |object: Secret| source(&object);
+        self.follow(tasks, "sources", selected, read, move |state, change| {
             let names = apply(&mut state.own_sources, change);
             let of_source = |name| SourceRef {
                 namespace: own.clone(),
@@ -155,7 +156,7 @@ impl Watches {
             tasks,
             "sources",
             (api, selected),
-            source,
+            |object: Secret| source(&object),
             move |state, change| {
                 apply(state.other_sources.entry(of.clone()).or_default(), change);
                 scopes_of(state, &of)
@@ -264,8 +265,8 @@ impl Wanted {
 }
 
 /// A Secret as a source.
-fn source(object: Secret) -> (Arc<str>, Option<SourceSecret>) {
-    let source = SourceSecret::read(&secret::view(&object));
+fn source(object: &Secret) -> (Arc<str>, Option<SourceSecret>) {
+    let source = SourceSecret::read(&secret::view(object));
     (object.name_any().into(), Some(source))
 }
 
@@ -335,20 +336,16 @@ fn namespaces(state: &mut State, change: Change<Arc<str>, Namespace>) -> Vec<Sco
     }
 }
 
-type Pods = BTreeMap<(Arc<str>, Arc<str>), Box<[Arc<str>]>>;
-
-fn pods(state: &mut State, change: Change<(Arc<str>, Arc<str>), Box<[Arc<str>]>>) -> Vec<Scope> {
+fn pods(state: &mut State, change: Change<ObjectKey, SecretNames>) -> Vec<Scope> {
     let asked = |namespace: &Arc<str>, names: &[Arc<str>]| -> Vec<Scope> {
         let keys = names.iter().map(|name| (namespace.clone(), name.clone()));
         keys.map(|key| Scope::One(key, Lane::Urgent)).collect()
     };
     let scopes = match &change {
-        Change::Listed(all) => {
-            let all: &Pods = all;
-            all.iter()
-                .flat_map(|((namespace, _), names)| asked(namespace, names))
-                .collect()
-        }
+        Change::Listed(all) => all
+            .iter()
+            .flat_map(|((namespace, _), names)| asked(namespace, names))
+            .collect(),
         Change::Set((namespace, _), names) => asked(namespace, names),
         Change::Gone(_) | Change::Denied => Vec::new(),
     };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
+use crate::harness::controller::INDEX;
 use crate::harness::delivery::{Delivery, at_once, payload, secret, set_payload};
 use crate::harness::namespace::{Namespace, docker_config, pod, pull_secrets_of};
 use crate::harness::trials::Trials;
@@ -54,6 +55,11 @@ pub(crate) fn register(trials: &mut Trials) {
         adopted,
     );
     trials.api("delivery_off_does_nothing", off);
+    trials.api(
+        "delivery_incident_25_one_namespace_that_refuses_stops_no_other",
+        refused,
+    );
+    trials.api("delivery_leader_change_writes_nothing_twice", leaders);
 }
 
 /// New namespaces in one go.
@@ -336,26 +342,32 @@ fn foreign(cluster: &Cluster) {
 /// Somebody makes a Secret of the same name, and even of the same content, at the very moment at which
 /// the controller does. Whoever is first, keeps it.
 fn race(cluster: &Cluster) {
-    const RACES: usize = 60;
+    const RACERS: usize = 4;
+    const ROUNDS: usize = 16;
     let delivery = Delivery::of_regcred(cluster);
     let first = payload("first");
-    let theirs = at_once(RACES, |index| {
-        let name = delivery.name_of(&format!("race-{index}"));
-        let namespace = json!({"metadata": {"name": name}});
-        cluster
-            .api
-            .post("/api/v1/namespaces", &namespace)
-            .expect("it is new");
-        let secrets = format!("/api/v1/namespaces/{name}/secrets");
-        // Some come at once, others when the controller is about to write or just has.
-        for _ in 0..index % 8 {
-            cluster.api.get(&secrets).expect("a list");
-        }
-        let made = cluster.api.post(&secrets, &secret("regcred", &first));
-        (name, made.ok())
+    let theirs = at_once(RACERS, |racer| {
+        let race = |round| {
+            let name = delivery.name_of(&format!("race-{racer}-{round}"));
+            let namespace = json!({"metadata": {"name": name}});
+            let made = cluster.api.post("/api/v1/namespaces", &namespace);
+            made.expect("the namespace is new");
+            let secrets = format!("/api/v1/namespaces/{name}/secrets");
+            // Some come at once, others when the controller is about to write or just has.
+            for _ in 0..round {
+                cluster.api.get(&secrets).expect("a list");
+            }
+            let made = cluster.api.post(&secrets, &secret("regcred", &first));
+            (name, made.ok())
+        };
+        (0..ROUNDS).map(race).collect::<Vec<_>>()
     });
+    let theirs = theirs.concat();
     let won = theirs.iter().filter(|(_, made)| made.is_some()).count();
-    println!("incident 7: somebody else was first in {won} of {RACES} races");
+    println!(
+        "incident 7: somebody else was first in {won} of {} races",
+        theirs.len()
+    );
     for (name, made) in &theirs {
         let namespace = Namespace::existing(cluster, name);
         match made {
@@ -649,4 +661,72 @@ fn off(cluster: &Cluster) {
     second
         .get("secrets", "regcred")
         .expect_err("delivery is off");
+}
+
+fn refused(cluster: &Cluster) {
+    let delivery = Delivery::start(
+        cluster,
+        &["regcred"],
+        "{name: regcred, namespaces: NAMESPACES}",
+    );
+    let full = delivery.namespace("full");
+    let quota = json!({"metadata": {"name": "full"}, "spec": {"hard": {"count/secrets": "0"}}});
+    full.create_object("resourcequotas", &quota);
+    wait_for("the quota is in force", HAPPY, || {
+        let probe = full.try_create("secrets?dryRun=All", &secret("probe", &payload("x")));
+        match probe {
+            Err(error) if error.contains("exceeded quota") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    delivery.make_source("regcred", &payload("first"));
+    let open = delivery.namespace("open");
+    delivery.until_copied(&open, "regcred", &payload("first"));
+    delivery.until_said("CopyRefused", "exceeded quota");
+    delivery.until_counted("regcred", "failing", 1.0);
+    let more = json!({"spec": {"hard": {"count/secrets": "5"}}});
+    full.merge("resourcequotas", "full", &more)
+        .expect("it is there");
+    let what = "the copy, after the longest pause at most";
+    wait_for(what, NEXT_MINUTE, || full.get("secrets", "regcred"));
+    delivery.until_counted("regcred", "failing", 0.0);
+    assert_eq!(delivery.installation.events("CopyRefused").len(), 1);
+}
+
+fn leaders(cluster: &Cluster) {
+    let delivery = Delivery::of_regcred(cluster);
+    let next = delivery
+        .installation
+        .controller(&["--delivery", "--certificates", "none"]);
+    let made: Vec<_> = (0..3).map(|n| delivery.namespace(&n.to_string())).collect();
+    let until_copied = |namespace: &Namespace<'_>, password: &str| {
+        delivery.until_copied(namespace, "regcred", &payload(password))
+    };
+    let before: Vec<_> = made
+        .iter()
+        .map(|namespace| until_copied(namespace, "first"))
+        .collect();
+    let index = delivery
+        .own()
+        .get("configmaps", INDEX)
+        .expect("it is published");
+    delivery.controller.terminate();
+    wait_for("the next one leads", HAPPY, || {
+        let leads = next.metric("pullpass_leader");
+        (leads == 1.0).then_some(()).ok_or_else(|| next.log())
+    });
+    // It works, and what was there is as it was.
+    let fresh = delivery.namespace("fresh");
+    until_copied(&fresh, "first");
+    for (namespace, before) in made.iter().zip(&before) {
+        let now = namespace.get("secrets", "regcred").expect("it is there");
+        assert_eq!(version(&now), version(before));
+    }
+    let now = delivery
+        .own()
+        .get("configmaps", INDEX)
+        .expect("it is published");
+    assert_eq!(version(&now), version(&index));
+    assert_eq!(next.metric("pullpass_writes_total{object=\"copy\"}"), 1.0);
+    assert_eq!(next.metric("pullpass_writes_total{object=\"index\"}"), 0.0);
 }

@@ -187,8 +187,8 @@ impl Store {
         }
         let parts: Vec<&str> = path.split('/').collect();
         let known = ["namespaces", "secrets", "configmaps", "pods", "deployments"];
-        let is_kind = |part: &&str| known.contains(part) || part.ends_with("configurations");
-        let resource = parts.iter().rposition(|part| is_kind(&part)).unwrap();
+        let is_kind = |part: &str| known.contains(&part) || part.ends_with("configurations");
+        let resource = parts.iter().rposition(|part| is_kind(part)).unwrap();
         let kind = parts[resource];
         if self.denied.iter().any(|denied| denied == kind) {
             let words =

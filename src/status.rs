@@ -17,6 +17,6 @@ pub mod report;
 pub(crate) mod sound;
 pub mod sweep;
 
-pub use facts::{Facts, Unseen};
+pub use facts::{Facts, Unseen, first_few};
 pub use fetch::{CannotLookError, Scope, fetch};
 pub use report::{Report, report};

@@ -22,7 +22,8 @@ use crate::manifest;
 ///
 /// It reads (get or list) the MutatingWebhookConfiguration, the namespace of --check-namespace, and in pullpass's namespace
 /// Deployments, Pods, PodDisruptionBudgets, the Service and its EndpointSlices, the rules ConfigMap and the TLS Secret (its
-/// certificate only); asks through services/proxy and pods/proxy whether the API server reaches the webhook; creates a Pod
+/// certificate only); for delivery, the index ConfigMap, the Secrets that are sources, all namespaces, and in all of them
+/// the Secrets of the names that copies have; asks through services/proxy and pods/proxy whether the API server reaches the webhook; creates a Pod
 /// as a dry run; and creates SubjectAccessReviews. With the right to get /metrics of the API server it also sees calls that
 /// failurePolicy Ignore hides. In a Pod it calls the Service itself.
 ///

@@ -348,6 +348,9 @@ fn is_padded(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+
     use super::{
         AuthProblem, DecodeError, DockerConfig, JsonKind, JsonProblem, Position, SecretType,
     };
@@ -368,6 +371,23 @@ mod tests {
             entry.has_padded_password(),
         );
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_token_says_when_it_ends_wherever_it_stands() {
+        let token = "e30.eyJleHAiOjE3MDAwMDAwMDB9.hunter2";
+        let plain = format!(r#"{{"username":"u","password":"{token}"}}"#);
+        let auth = BASE64_STANDARD.encode(format!("u:{token}"));
+        let auth = format!(r#"{{"auth":"{auth}"}}"#);
+        for (entry, expected) in [
+            (&*plain, Some(1_700_000_000)),
+            (&auth, Some(1_700_000_000)),
+            (r#"{"username":"u","password":"p"}"#, None),
+        ] {
+            let config = decode(&format!(r#"{{"auths":{{"r.io":{entry}}}}}"#)).unwrap();
+            assert_eq!(config.entries()[0].expires(), expected, "{entry}");
+            assert!(!format!("{config:?}").contains("hunter2"));
+        }
     }
 
     fn check_keys(payload: &str, expected: &[&str]) {

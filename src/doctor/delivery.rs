@@ -7,11 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::facts::Facts;
 use super::{Finding, or_sound};
 use crate::status::report::{PullSecretReport, SourceState};
-use crate::status::{self, report};
+use crate::status::{self, first_few, report};
 
 const CHECK: &str = "delivery";
-/// Namespaces and names that one finding names; `status` names all.
-const NAMED: usize = 5;
 
 /// Nothing without usable rules: the check of the rules says so.
 pub(super) fn check(facts: &Facts, now: SystemTime) -> Vec<Finding> {
@@ -58,7 +56,7 @@ fn forbidden(facts: &Facts) -> Option<Finding> {
     }
     let message = format!(
         "the controller may not copy Secrets called {}: they are not in its role",
-        first(&names)
+        first_few(&names)
     );
     let fix = format!(
         "put them into delivery.secretNames: {} --set 'delivery.secretNames={{{}}}'",
@@ -111,7 +109,10 @@ fn copies(secret: &PullSecretReport, facts: &Facts) -> Vec<Finding> {
     let has_source = secret.source.state == SourceState::Usable;
     for (list, how) in [(&copies.missing, "missing"), (&copies.stale, "out of date")] {
         if has_source && !list.is_empty() {
-            let message = format!("copies of pull secret {name} are {how} in {}", first(list));
+            let message = format!(
+                "copies of pull secret {name} are {how} in {}",
+                first_few(list)
+            );
             findings.push(Finding::problem(CHECK, message, logs(facts)));
         }
     }
@@ -119,7 +120,7 @@ fn copies(secret: &PullSecretReport, facts: &Facts) -> Vec<Finding> {
         let message = format!(
             "Secret {secret_name} of somebody else is in the place of copies of pull secret {name}, and left \
              alone: {}",
-            first(&copies.foreign)
+            first_few(&copies.foreign)
         );
         let fix = "delete it, name its maker in `adopt`, or choose another `secretName`";
         findings.push(Finding::warning(CHECK, message, fix));
@@ -130,16 +131,6 @@ fn copies(secret: &PullSecretReport, facts: &Facts) -> Vec<Finding> {
 fn logs(facts: &Facts) -> String {
     let (namespace, controller) = (&facts.names.namespace, &facts.names.controller);
     format!("kubectl -n {namespace} logs deployment/{controller}")
-}
-
-/// The first few, and how many more there are.
-fn first(all: &[String]) -> String {
-    let shown = all.iter().take(NAMED).map(String::as_str);
-    let shown = shown.collect::<Vec<_>>().join(", ");
-    match all.len().saturating_sub(NAMED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
 }
 
 #[cfg(test)]
@@ -277,12 +268,5 @@ mod tests {
                 "run it as someone",
             )],
         );
-    }
-
-    #[test]
-    fn of_many_namespaces_five_are_named() {
-        let all: Vec<String> = (0..8).map(|n| format!("n{n}")).collect();
-        assert_eq!(first(&all), "n0, n1, n2, n3, n4 and 3 more");
-        assert_eq!(first(&all[..2]), "n0, n1");
     }
 }

@@ -71,7 +71,30 @@ pub struct Unseen {
     pub fix: String,
 }
 
+/// Names that one line has room for.
+const NAMED_MAX: usize = 5;
+
+/// The first few, and how many more there are.
+pub fn first_few(all: &[String]) -> String {
+    let named = all.iter().take(NAMED_MAX).map(String::as_str);
+    let named = named.collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 impl Unseen {
+    /// All of one kind in one line, by their names.
+    pub(super) fn together(what: &str, all: Vec<(String, Self)>) -> Option<Self> {
+        let names: Vec<String> = all.iter().map(|(name, _)| name.clone()).collect();
+        let (_, first) = all.into_iter().next()?;
+        Some(Self {
+            what: format!("{what}: {}", first_few(&names)),
+            ..first
+        })
+    }
+
     /// Of a look that saw nothing; `right` as in `kubectl auth can-i`. `None` if it was seen, or is absent.
     pub fn of<T>(what: &str, right: &str, looked: &Looked<T>) -> Option<Self> {
         let (said, fix) = match looked {
@@ -96,5 +119,31 @@ impl Facts {
         let labels = namespaces.map(|(name, known)| (name.clone(), Arc::new(known.labels.clone())));
         let namespaces = Namespaces::Seen(Arc::new(labels.collect()));
         Snapshot::new(self.ruleset.clone(), Arc::new(index), namespaces, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_names_five_are_said() {
+        let all: Vec<String> = (0..8).map(|n| format!("n{n}")).collect();
+        assert_eq!(first_few(&all), "n0, n1, n2, n3, n4 and 3 more");
+        assert_eq!(first_few(&all[..2]), "n0, n1");
+        assert_eq!(first_few(&[]), "");
+    }
+
+    #[test]
+    fn what_was_seen_or_is_not_there_is_not_unseen() {
+        let unseen = |looked: &Looked<()>| Unseen::of("x", "list pods", looked);
+        assert_eq!(unseen(&Looked::Seen(())), None);
+        assert_eq!(unseen(&Looked::Absent), None);
+        let denied = unseen(&Looked::Denied("forbidden".to_owned())).unwrap();
+        assert!(denied.fix.contains("who may list pods"), "{denied:?}");
+        let all = ["a", "b"].map(|name| (name.to_owned(), denied.clone()));
+        let together = Unseen::together("sources", all.into()).unwrap();
+        assert_eq!(together.what, "sources: a, b");
+        assert_eq!(Unseen::together("sources", Vec::new()), None);
     }
 }

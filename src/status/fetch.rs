@@ -28,6 +28,9 @@ use crate::rules::{self, RulesConfig, Ruleset};
 /// Lists and objects that are asked for at once: few enough for any API server's fairness.
 pub(super) const ASKED_AT_ONCE: usize = 8;
 
+/// Pods between two signs of progress: an answer's worth.
+const PROGRESS_PODS: usize = 500;
+
 /// What to look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope<'a> {
@@ -322,11 +325,8 @@ impl Looking<'_> {
                 other => other.map(Some),
             };
             let right = format!("get secrets/{} -n {}", source.name, source.namespace);
-            denied.extend(Unseen::of(
-                &format!("source {source}, and its copies"),
-                &right,
-                &secret,
-            ));
+            let unseen = Unseen::of("", &right, &secret);
+            denied.extend(unseen.map(|unseen| (source.to_string(), unseen)));
             let looked = secret.map(|secret: Option<Secret>| {
                 let secret = secret.as_ref().map(view);
                 (
@@ -352,11 +352,12 @@ impl Looking<'_> {
             };
             self.facts.sources.insert(source, facts);
         }
+        let denied = Unseen::together("sources, and whether copies are up to date", denied);
+        self.facts.unseen.extend(denied);
         // A list with a hole would make what is in the hole missing.
         if is_own_seen {
             self.facts.state.own_sources.replace(own);
         }
-        self.facts.unseen.extend(denied);
     }
 
     /// The Secrets of each name that copies have.
@@ -375,18 +376,18 @@ impl Looking<'_> {
             let copies = named(server, instance, &name).await;
             (name, copies)
         });
-        let mut denied: Vec<Unseen> = Vec::new();
+        let mut denied = Vec::new();
         let mut lists = std::pin::pin!(at_once(lists));
         while let Some((name, copies)) = lists.next().await {
             (self.progress)(&format!("copies: {name}"));
-            let right = "list secrets -A";
-            denied.extend(Unseen::of(&format!("copies: {name}"), right, &copies));
+            let unseen = Unseen::of("", "list secrets -A", &copies);
+            denied.extend(unseen.map(|unseen| (name.to_string(), unseen)));
             if let Looked::Seen(copies) = copies {
                 let listing = self.facts.state.copies.entry(name);
                 listing.or_default().replace(copies);
             }
         }
-        self.facts.unseen.extend(denied);
+        self.facts.unseen.extend(Unseen::together("copies", denied));
     }
 
     fn plan(&self) -> Arc<Plan> {
@@ -397,9 +398,6 @@ impl Looking<'_> {
         )
     }
 }
-
-/// Pods between two signs of progress: an answer's worth.
-const PROGRESS_PODS: usize = 500;
 
 fn at_once<F: Future>(questions: impl Iterator<Item = F>) -> impl Stream<Item = F::Output> {
     futures_util::stream::iter(questions).buffered(ASKED_AT_ONCE)

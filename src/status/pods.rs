@@ -193,3 +193,120 @@ impl Restart {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sound;
+    use super::*;
+    use serde_json::json;
+
+    const IMAGE: &str = "harbor.example.com/web";
+
+    fn pod(image: &str, reason: &str) -> Value {
+        let waiting = json!({"state": {"waiting": {"reason": reason}}});
+        json!({
+            "metadata": {"name": "web-1", "namespace": "team"},
+            "spec": {"containers": [{"image": image}]},
+            "status": {"containerStatuses": [{"state": {"running": {}}}, waiting]},
+        })
+    }
+
+    /// What restarts a Pod with this metadata besides.
+    fn check_fix(metadata: &Value, expected: &str) {
+        let mut object = pod(IMAGE, "ErrImagePull");
+        for (key, value) in metadata.as_object().unwrap() {
+            object["metadata"][key] = value.clone();
+        }
+        let failing = FailingPod::read(&object).unwrap();
+        let restarts = restarts(&[failing], &sound::facts().snapshot(), None);
+        assert_eq!(restarts[0].fix, expected);
+        assert_eq!(restarts[0].adds, ["harbor"]);
+    }
+
+    #[test]
+    fn each_owner_has_its_fix() {
+        let owner =
+            |kind: &str, name: &str| json!([{"kind": kind, "name": name, "controller": true}]);
+        let hash = json!({"pod-template-hash": "7d9f"});
+        check_fix(
+            &json!({"labels": hash, "ownerReferences": owner("ReplicaSet", "web-7d9f")}),
+            "kubectl -n team rollout restart deployment/web",
+        );
+        check_fix(
+            &json!({"ownerReferences": owner("ReplicaSet", "web-7d9f")}),
+            "kubectl -n team delete pod web-1",
+        );
+        check_fix(
+            &json!({"ownerReferences": owner("StatefulSet", "web")}),
+            "kubectl -n team rollout restart statefulset/web",
+        );
+        check_fix(
+            &json!({"ownerReferences": owner("DaemonSet", "web")}),
+            "kubectl -n team rollout restart daemonset/web",
+        );
+        check_fix(
+            &json!({"ownerReferences": owner("Job", "web")}),
+            "kubectl -n team delete pod web-1",
+        );
+        let not_a_controller = json!([{"kind": "DaemonSet", "name": "web"}]);
+        check_fix(
+            &json!({"ownerReferences": not_a_controller}),
+            "kubectl -n team delete pod web-1, and create it again",
+        );
+    }
+
+    #[test]
+    fn who_waits_for_no_image_is_left_out() {
+        assert!(FailingPod::read(&pod(IMAGE, "ContainerCreating")).is_none());
+        assert!(FailingPod::read(&json!({"metadata": {}})).is_none());
+        assert!(FailingPod::read(&pod(IMAGE, "ImagePullBackOff")).is_some());
+    }
+
+    /// Whether a Pod in namespace `team` would be helped.
+    fn check_helped(change: impl FnOnce(&mut Value), webhook: Option<&Value>, expected: bool) {
+        let mut object = pod(IMAGE, "ImagePullBackOff");
+        change(&mut object);
+        let failing = FailingPod::read(&object).unwrap();
+        let webhook: Option<MutatingWebhook> =
+            webhook.map(|webhook| serde_json::from_value(webhook.clone()).unwrap());
+        let restarts = restarts(&[failing], &sound::facts().snapshot(), webhook.as_ref());
+        assert_eq!(restarts.len(), usize::from(expected), "{object}");
+    }
+
+    #[test]
+    fn only_who_would_get_another_secret_is_helped() {
+        check_helped(|_| {}, None, true);
+        check_helped(
+            |pod| pod["spec"]["containers"][0]["image"] = json!("public.example.com/web"),
+            None,
+            false,
+        );
+        check_helped(
+            |pod| pod["spec"]["imagePullSecrets"] = json!([{"name": "harbor"}]),
+            None,
+            false,
+        );
+        check_helped(
+            |pod| pod["metadata"]["annotations"] = json!({INJECT_ANNOTATION: "false"}),
+            None,
+            false,
+        );
+    }
+
+    #[test]
+    fn only_who_is_sent_to_the_webhook_is_helped() {
+        let webhook = |selector: &str, labels: Value| {
+            let mut webhook = json!({"name": "w", "clientConfig": {}, "sideEffects": "None",
+                "admissionReviewVersions": ["v1"]});
+            webhook[selector] = json!({"matchLabels": labels});
+            webhook
+        };
+        let by_name = |name: &str| webhook("namespaceSelector", json!({NAME_LABEL: name}));
+        check_helped(|_| {}, Some(&by_name("team")), true);
+        check_helped(|_| {}, Some(&by_name("other")), false);
+        let by_pod = webhook("objectSelector", json!({"pull": "yes"}));
+        check_helped(|_| {}, Some(&by_pod), false);
+        let label = |pod: &mut Value| pod["metadata"]["labels"] = json!({"pull": "yes"});
+        check_helped(label, Some(&by_pod), true);
+    }
+}

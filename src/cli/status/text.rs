@@ -5,11 +5,8 @@ use std::fmt::{self, Write};
 use clap::builder::styling::{AnsiColor, Style};
 
 use crate::cli::terminal::{printable, wrapped};
-use crate::status::Report;
 use crate::status::report::{CopiesReport, IndexReport, PullSecretReport, SourceState};
-
-/// Namespaces and Pods of one kind that are named; the JSON has all.
-const SHOWN: usize = 5;
+use crate::status::{Report, first_few};
 
 /// Renders a report, with a line break at the end.
 pub(super) fn render(report: &Report, styled: bool) -> String {
@@ -91,7 +88,7 @@ impl Page {
             self.webhook(&secret.index)?;
         }
         if !secret.registries.is_empty() {
-            self.line("registries", Mark::Plain, &first(&secret.registries))?;
+            self.line("registries", Mark::Plain, &first_few(&secret.registries))?;
         }
         for token in &secret.tokens {
             let (mark, end) = match token.is_expired {
@@ -186,7 +183,7 @@ impl Page {
             ("stale", stale, doctor.as_deref()),
         ] {
             if !list.is_empty() {
-                self.line(&format!("  {state}"), Mark::Plain, &first(list))?;
+                self.line(&format!("  {state}"), Mark::Plain, &first_few(list))?;
                 fix.map_or(Ok(()), |fix| self.fix(fix))?;
             }
         }
@@ -202,7 +199,7 @@ impl Page {
                 .collect();
             self.head("Copies that no rule wants")?;
             self.item(
-                &first(&places),
+                &first_few(&places),
                 "the controller deletes them; if they stay: pullpass cleanup",
             )?;
         }
@@ -223,7 +220,7 @@ impl Page {
             self.head("Pods that a restart would fix")?;
         }
         for restart in &report.restarts {
-            let pods = first(&restart.pods);
+            let pods = first_few(&restart.pods);
             let adds = restart.adds.join(", ");
             self.item(
                 &format!("namespace {}: {pods}: would get {adds}", restart.namespace),
@@ -286,15 +283,4 @@ const LABEL: usize = 14;
 fn doctor(report: &Report) -> String {
     let namespace = &report.namespace;
     format!("the controller does it within seconds; if not: pullpass doctor -n {namespace}")
-}
-
-/// The first few, and how many more there are.
-fn first(all: &[String]) -> String {
-    let shown = all.iter().take(SHOWN);
-    let shown: Vec<&str> = shown.map(String::as_str).collect();
-    let more = match all.len().saturating_sub(SHOWN) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    shown.join(", ") + &more
 }

@@ -23,6 +23,7 @@ pub(crate) fn register(trials: &mut Trials) {
     );
     trials.api("status_sees_copies_as_the_controller_does", copies);
     trials.api("status_says_what_it_may_not_look_at", without_rights);
+    trials.api("status_doctor_finds_what_is_wrong_with_delivery", doctor);
     trials.api(
         "status_cleanup_keeps_what_a_controller_would_put_back",
         cleanup_kept,
@@ -266,7 +267,7 @@ fn without_rights(cluster: &Cluster) {
     for what in [
         "copies: regcred",
         "Pods that a restart would fix",
-        "source ",
+        "sources",
     ] {
         let found = unseen.iter().find(|unseen| {
             let text = unseen["what"].as_str().unwrap_or_default();
@@ -283,6 +284,60 @@ fn without_rights(cluster: &Cluster) {
     let regcred = &said["pull_secrets"][0];
     assert_eq!(regcred["source"]["state"], "unseen");
     assert_eq!(regcred["registries"], json!(["registry.example.com"]));
+}
+
+fn doctor(cluster: &Cluster) {
+    let entries =
+        "{name: regcred, namespaces: NAMESPACES}, {name: forgotten, namespaces: NAMESPACES}";
+    let delivery = Delivery::start(cluster, &["regcred"], entries);
+    create_deployment(&delivery);
+    delivery.make_source("forgotten", &payload("first"));
+    let own = &delivery.own().name;
+    let problems = |expected: &[(&str, &str)]| {
+        until("doctor says it", cluster, &delivery, &["doctor"], |said| {
+            let findings = said.report["findings"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            let findings = findings
+                .iter()
+                .filter(|finding| finding["check"] == "delivery" && finding["status"] == "problem");
+            let found: Vec<_> = findings
+                .map(|finding| {
+                    [&finding["message"], &finding["fix"]]
+                        .map(|text| text.as_str().unwrap_or_default())
+                })
+                .collect();
+            found.len() == expected.len()
+                && expected.iter().all(|(message, fix)| {
+                    found
+                        .iter()
+                        .any(|[said, how]| said.contains(message) && how.contains(fix))
+                })
+        });
+    };
+    let forbidden = (
+        "may not copy Secrets called forgotten",
+        "delivery.secretNames={forgotten}",
+    );
+    let missing = format!("Secret {own}/regcred does not exist");
+    let create = format!("kubectl -n {own} create secret docker-registry regcred");
+    problems(&[forbidden, (&missing, &create)]);
+
+    let team = delivery.namespace("team");
+    delivery.make_source("regcred", &payload("first"));
+    delivery.until_copied(&team, "regcred", &payload("first"));
+    let not_there = format!(
+        "copies of pull secret forgotten are missing in {}",
+        team.name
+    );
+    problems(&[
+        forbidden,
+        (&not_there, "logs deployment/pullpass-controller"),
+    ]);
+
+    delivery.set_pull_secrets("{name: regcred, namespaces: NAMESPACES}");
+    problems(&[]);
 }
 
 /// The Deployment of the controller, by which commands know what things are called; nobody runs it.
@@ -309,7 +364,7 @@ fn create_deployment(delivery: &Delivery<'_>) {
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},
-                "spec": {"containers": [
+                "spec": {"serviceAccountName": "pullpass-controller", "containers": [
                     {"name": "controller", "image": "pullpass.example.com/pullpass", "args": arguments},
                 ]},
             },

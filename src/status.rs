@@ -5,7 +5,8 @@
 //!            --sweep--> what copies are there, and their end
 //! ```
 //! `fetch` and `sweep` ask with the caller's rights, and what they may not see is said, not an error. The
-//! rest is pure. This room must not keep a byte of a Secret, and nothing in it writes but [`sweep::delete`].
+//! rest is pure. Of Secrets it keeps what [`crate::delivery`] keeps, and shows only names, keys and ends of
+//! tokens; nothing in it writes but [`sweep::delete`].
 
 pub mod cleanup;
 pub mod facts;

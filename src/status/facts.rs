@@ -10,6 +10,7 @@ use super::pods::FailingPod;
 use crate::delivery::{SourceRef, State};
 use crate::index::{Index, IndexDocument};
 use crate::installation::{Looked, Names};
+use crate::rules::config::{Deliver, PullSecretConfig, Source};
 use crate::rules::{RulesConfig, Ruleset};
 use crate::snapshot::{Namespaces, Snapshot};
 
@@ -111,6 +112,21 @@ impl Unseen {
 }
 
 impl Facts {
+    /// The Secret that an entry comes from, if somebody reads it.
+    pub(super) fn source_of(&self, entry: &PullSecretConfig) -> Option<SourceRef> {
+        if entry.deliver == Deliver::Never {
+            return None;
+        }
+        let Source::Secret { namespace, secret } = &entry.source else {
+            return None;
+        };
+        let namespace = namespace.as_ref().unwrap_or(&self.names.namespace);
+        Some(SourceRef {
+            namespace: namespace.as_str().into(),
+            name: secret.as_str().into(),
+        })
+    }
+
     /// What a webhook that knows all this decides with.
     pub fn snapshot(&self) -> Snapshot {
         let index = self.index.as_ref().map(IndexDocument::to_index);

@@ -10,7 +10,7 @@ use kube::api::{ListParams, ObjectMeta};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::facts::{Expiry, Facts, SourceFacts, Unseen};
+use super::facts::{Expiry, Facts, SourceFacts, Unseen, first_few};
 use super::pods::{FailingPod, pull_secrets};
 use crate::cluster::secret::view;
 use crate::credential::keyring::without_user_info;
@@ -196,8 +196,8 @@ fn chosen(config: &RulesConfig, name: Option<&str>) -> Result<Vec<usize>, Cannot
     match name.filter(|_| chosen.is_empty()) {
         None => Ok(chosen),
         Some(name) => {
-            let known = config.pull_secrets.iter().map(|entry| &*entry.name);
-            let known = known.collect::<Vec<_>>().join(", ");
+            let known = config.pull_secrets.iter().map(|entry| entry.name.clone());
+            let known = first_few(&known.collect::<Vec<_>>());
             let name = name.to_owned();
             Err(CannotLookError::Unknown { name, known })
         }
@@ -301,55 +301,35 @@ impl Looking<'_> {
 
     /// Each source of the entries, once.
     async fn sources(&mut self) {
-        let plan = self.plan();
         let entries = self.facts.entries.iter();
-        let wanted = entries.filter_map(|&entry| {
-            let name = &*self.facts.config.pull_secrets.get(entry)?.name;
-            let entry = plan.entries().iter().find(|entry| *entry.name == *name)?;
-            entry.source.clone()
-        });
-        let wanted: BTreeSet<SourceRef> = wanted.collect();
+        let entries = entries.filter_map(|&entry| self.facts.config.pull_secrets.get(entry));
+        let wanted: BTreeSet<SourceRef> = entries
+            .filter_map(|entry| self.facts.source_of(entry))
+            .collect();
         let server = self.server;
         let looks = wanted.into_iter().map(async |source| {
-            let secret = server.one(Some(&source.namespace), &source.name).await;
+            let secret: Looked<Secret> = server.one(Some(&source.namespace), &source.name).await;
             (source, secret)
         });
-        let mut own = BTreeMap::new();
-        let (mut is_own_seen, mut denied) = (true, Vec::new());
+        let (mut own, mut is_own_seen, mut denied) = (BTreeMap::new(), true, Vec::new());
         let mut looks = std::pin::pin!(at_once(looks));
         while let Some((source, secret)) = looks.next().await {
             (self.progress)(&format!("sources: {source}"));
-            let is_own = plan.own_namespace() == &*source.namespace;
-            let secret = match secret {
-                Looked::Absent => Looked::Seen(None),
-                other => other.map(Some),
-            };
             let right = format!("get secrets/{} -n {}", source.name, source.namespace);
             let unseen = Unseen::of("", &right, &secret);
-            denied.extend(unseen.map(|unseen| (source.to_string(), unseen)));
-            let looked = secret.map(|secret: Option<Secret>| {
-                let secret = secret.as_ref().map(view);
-                (
-                    secret.as_ref().map(SourceSecret::read),
-                    secret.as_ref().map(source_facts),
-                )
-            });
-            match &looked {
-                Looked::Seen((read, _)) => {
-                    let read = read.clone().map(|read| (source.name.clone(), read));
-                    if is_own {
-                        own.extend(read);
-                    } else {
-                        let listing = self.facts.state.other_sources.entry(source.clone());
-                        listing.or_default().replace(read.into_iter().collect());
-                    }
+            let is_own = *self.facts.names.namespace == *source.namespace;
+            let read = secret.seen();
+            let read = read.map(|secret| (source.name.clone(), SourceSecret::read(&view(secret))));
+            match (&unseen, is_own) {
+                (None, true) => own.extend(read),
+                (None, false) => {
+                    let listing = self.facts.state.other_sources.entry(source.clone());
+                    listing.or_default().replace(read.into_iter().collect());
                 }
-                _ => is_own_seen &= !is_own,
+                (Some(_), _) => is_own_seen &= !is_own,
             }
-            let facts = match looked {
-                Looked::Seen((_, None)) => Looked::Absent,
-                other => other.map(|(_, facts)| facts.unwrap_or_default()),
-            };
+            denied.extend(unseen.map(|unseen| (source.to_string(), unseen)));
+            let facts = secret.map(|secret| source_facts(&view(&secret)));
             self.facts.sources.insert(source, facts);
         }
         let denied = Unseen::together("sources, and whether copies are up to date", denied);
@@ -388,14 +368,6 @@ impl Looking<'_> {
             }
         }
         self.facts.unseen.extend(Unseen::together("copies", denied));
-    }
-
-    fn plan(&self) -> Arc<Plan> {
-        let rules = self.facts.state.rules.as_ref();
-        rules.map_or_else(
-            || Arc::new(Plan::new(&RulesConfig::default(), "")),
-            |rules| rules.plan.clone(),
-        )
     }
 }
 

@@ -286,21 +286,6 @@ impl Facts {
         }
     }
 
-    /// The Secret that an entry comes from, if somebody reads it.
-    fn source_of(&self, entry: &PullSecretConfig) -> Option<SourceRef> {
-        if entry.deliver == Deliver::Never {
-            return None;
-        }
-        let Source::Secret { namespace, secret } = &entry.source else {
-            return None;
-        };
-        let namespace = namespace.as_ref().unwrap_or(&self.names.namespace);
-        Some(SourceRef {
-            namespace: namespace.as_str().into(),
-            name: secret.as_str().into(),
-        })
-    }
-
     /// Whether all that a copy is judged by was seen.
     fn can_compare(&self, entry: &PullSecretConfig, source: Option<&SourceRef>) -> bool {
         source.is_some_and(|source| self.state.source(source).is_some())

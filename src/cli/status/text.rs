@@ -1,4 +1,4 @@
-//! A report as text for a terminal, at most [`WIDTH`] columns wide where words allow it.
+//! A report as text for a terminal, in lines of 100 columns where words allow it.
 
 use std::fmt::{self, Write};
 

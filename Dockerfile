@@ -4,6 +4,7 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
+COPY .cargo .cargo
 COPY src src
 # Static glibc: no libc to patch in the final image, and no shell to break into.
 ENV RUSTFLAGS="-C target-feature=+crt-static"

@@ -79,6 +79,7 @@ impl<'a> Release<'a> {
             "rules": rules,
             // Other trials' Pods are none of its business.
             "webhook": {"namespaceSelector": {"matchLabels": {"pullpass-test": self.group}}},
+            "helmTest": {"namespace": self.pods.name},
         });
         merge(&mut values, more);
         values
@@ -120,10 +121,18 @@ impl<'a> Release<'a> {
         );
     }
 
-    /// Runs its test and gives what was said.
+    /// Runs its test and gives what was said. Helm shows the log of a test that passed only.
     #[track_caller]
     pub(crate) fn test(&self) -> String {
-        self.helm(&["test", &self.name, "--logs", HELM_TIMEOUT], &json!({}))
+        let arguments = ["test", &self.name, "--logs", HELM_TIMEOUT];
+        let outcome = self
+            .cluster
+            .helm
+            .try_run(&self.namespace.name, &arguments, "");
+        outcome.unwrap_or_else(|error| {
+            let pod = format!("{}-test", self.name);
+            panic!("{error}\n{}", self.namespace.kubectl(&["logs", &pod], ""))
+        })
     }
 
     /// Uninstalls it, and waits until nothing is left.

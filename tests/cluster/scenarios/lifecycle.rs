@@ -377,38 +377,39 @@ fn rules_of(cluster: &Cluster, account: &str, namespace: &str) -> Vec<Value> {
 
 fn controller_permissions(cluster: &Cluster) {
     let release = Release::prepare(cluster);
-    let create_token = |expect: &str| {
-        let secret = json!({
+    let refused = |name: &str, expect: &str| {
+        let token = json!({
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {
-                "name": "token",
+                "name": name,
                 "annotations": {"kubernetes.io/service-account.name": "default"},
             },
             "type": "kubernetes.io/service-account-token",
         });
-        let account = account(&release, "controller");
-        let namespace = format!("--namespace={}", release.pods.name);
+        let arguments = [
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=false",
+            "--filename=-",
+            &account(&release, "controller"),
+            &format!("--namespace={}", release.pods.name),
+        ];
         wait_for("a token elsewhere is refused", HAPPY, || {
-            let arguments = [
-                "create",
-                "--dry-run=server",
-                "--filename=-",
-                &account,
-                &namespace,
-            ];
-            match cluster.kubectl.try_run(&arguments, &secret.to_string()) {
+            match cluster.kubectl.try_run(&arguments, &token.to_string()) {
                 Err(error) if error.contains(expect) => Ok(()),
-                other => Err(format!("{other:?}")),
+                other => Err(format!("{name}: {other:?}")),
             }
         });
     };
-    release.install(&json!({}));
-    create_token("cannot create resource");
-    // With delivery it may create Secrets everywhere; the admission policy says which.
+    release.install(&json!({"delivery": {"enabled": false}}));
+    refused(SECRET, "cannot patch resource");
+    // With delivery it may write Secrets everywhere, by these names; the admission policy says which.
     let pull_secrets = json!([{"name": SECRET}]);
     release
         .upgrade(&json!({"delivery": {"enabled": true}, "rules": {"pullSecrets": pull_secrets}}));
-    create_token("ValidatingAdmissionPolicy");
+    refused(SECRET, "ValidatingAdmissionPolicy");
+    refused("token", "cannot patch resource");
     release.uninstall();
 }

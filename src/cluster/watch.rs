@@ -36,6 +36,10 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// After so long without an error the pauses start over.
 const BACKOFF_RESET: Duration = Duration::from_secs(60);
 
+/// Objects in one page of a list: what is held at once while a list is read. Of Secrets of 20 KiB, which
+/// is many registries, these are 2 MiB.
+pub const PAGE_OBJECTS: u32 = 100;
+
 /// What is known about one object.
 #[derive(Debug)]
 pub enum Seen<K> {
@@ -216,7 +220,9 @@ pub async fn follow_labels<K: Followed>(
 }
 
 fn config() -> watcher::Config {
-    watcher::Config::default().timeout(WATCH_SECONDS)
+    watcher::Config::default()
+        .timeout(WATCH_SECONDS)
+        .page_size(PAGE_OBJECTS)
 }
 
 /// Runs a watch for ever, with pauses after errors.

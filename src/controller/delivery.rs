@@ -76,6 +76,7 @@ impl Delivery {
     pub(super) fn start(tasks: &mut JoinSet<()>, parts: Parts) -> Self {
         let board = Arc::new(Board::default());
         let instance = Arc::new(parts.instance);
+        let panics = parts.metrics.panics.clone();
         let watches = Watches {
             board: Arc::clone(&board),
             connection: parts.connection,
@@ -103,6 +104,7 @@ impl Delivery {
                 instance,
                 metrics: parts.delivery_metrics.clone(),
                 writes: parts.own_metrics.writes("copy"),
+                panics,
             },
             publisher: Publisher {
                 board: Arc::clone(&board),

@@ -1,6 +1,7 @@
 //! How old what watches say may be: measured when somebody looks, since nothing happens when a watch dies.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use prometheus::{GaugeVec, Opts, Registry};
 use tokio::time::Instant;
@@ -14,18 +15,19 @@ impl Freshness {
     pub fn touch(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
-
-    fn age_seconds(&self) -> f64 {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.elapsed().as_secs_f64()
-    }
 }
 
-/// The ages of all watches of the process.
+fn age_seconds(last: &Mutex<Instant>) -> f64 {
+    let last = *last.lock().unwrap_or_else(PoisonError::into_inner);
+    last.elapsed().as_secs_f64()
+}
+
+/// The ages of all watches of the process. Several may share a name; then its age is that of the oldest.
 #[derive(Debug)]
 pub(super) struct Watches {
     age: GaugeVec,
-    all: Mutex<Vec<(&'static str, Freshness)>>,
+    /// A watch that has ended has no age.
+    all: Mutex<Vec<(&'static str, Weak<Mutex<Instant>>)>>,
 }
 
 impl Watches {
@@ -42,16 +44,27 @@ impl Watches {
     pub(super) fn add(&self, name: &'static str) -> Freshness {
         let freshness = Freshness(Arc::new(Mutex::new(Instant::now())));
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push((name, freshness.clone()));
+        all.push((name, Arc::downgrade(&freshness.0)));
         freshness
     }
 
     /// Sets every gauge to what it is now.
     pub(super) fn measure(&self) {
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, freshness) in all.iter() {
-            let gauge = self.age.with_label_values(&[name]);
-            gauge.set(freshness.age_seconds());
+        let mut ages: BTreeMap<&'static str, f64> = BTreeMap::new();
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(name, last)| {
+            let last = last.upgrade();
+            match &last {
+                Some(last) => {
+                    let age = ages.entry(name).or_default();
+                    *age = age.max(age_seconds(last));
+                }
+                None => drop(self.age.remove_label_values(&[name])),
+            }
+            last.is_some()
+        });
+        for (name, age) in ages {
+            self.age.with_label_values(&[name]).set(age);
         }
     }
 }
@@ -81,6 +94,20 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(age(&metrics, "rules"), 2);
         assert_eq!(age(&metrics, "index"), 42, "each has its own");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_watch_of_a_name_counts_as_long_as_it_runs() {
+        let metrics = Metrics::new().unwrap();
+        let (old, new) = (metrics.watch_age("copies"), metrics.watch_age("copies"));
+        tokio::time::advance(Duration::from_secs(40)).await;
+        new.touch();
+        assert_eq!(age(&metrics, "copies"), 40);
+        drop(old);
+        assert_eq!(age(&metrics, "copies"), 0);
+        drop(new);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        assert!(!text.contains("watch=\"copies\""));
     }
 
     #[test]

@@ -51,9 +51,13 @@ impl Announcer {
         while !stop.is_draining() {
             changes.mark_unchanged();
             self.survey().await;
+            let changed = async {
+                next_change(&mut changes).await;
+                sleep(SURVEY_PAUSE).await;
+            };
             tokio::select! {
                 () = stop.drain() => {}
-                () = next_change(&mut changes) => sleep(SURVEY_PAUSE).await,
+                () = changed => {}
                 () = sleep(SURVEY_INTERVAL) => {}
             }
         }

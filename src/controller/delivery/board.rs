@@ -100,9 +100,15 @@ impl Board {
 
     /// Takes work until the guard is dropped.
     pub(super) fn open(&self) -> Open<'_> {
+        self.reopen();
+        Open(self)
+    }
+
+    /// Begins anew, after something was lost.
+    pub(super) fn reopen(&self) {
+        self.queue().close();
         self.queue().open();
         self.look_at([Scope::Everything]);
-        Open(self)
     }
 
     /// The next Secret to look at, if there is one.

@@ -42,6 +42,7 @@ pub(super) struct Copies {
     pub(super) instance: Arc<Instance>,
     pub(super) metrics: DeliveryMetrics,
     pub(super) writes: IntCounter,
+    pub(super) panics: IntCounter,
 }
 
 /// A step, with all that it takes.
@@ -67,7 +68,13 @@ impl Copies {
             }
             tokio::select! {
                 () = stop.drain() => {}
-                Some(_) = writing.join_next() => {}
+                Some(ended) = writing.join_next() => {
+                    // What it had in hand is not known any more.
+                    if ended.is_err_and(|error| error.is_panic()) {
+                        self.panics.inc();
+                        self.board.reopen();
+                    }
+                }
                 () = self.board.queued(), if writing.len() < WRITES_IN_FLIGHT_MAX => {}
                 () = sleep_until(full_look) => {
                     full_look = Instant::now() + FULL_LOOK;

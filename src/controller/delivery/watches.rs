@@ -46,9 +46,14 @@ pub(super) struct Watches {
     pub(super) namespace: String,
 }
 
-/// A watch that comes and goes with the rules.
+/// A watch. Those of names come and go with the rules.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Wanted {
+    Namespaces,
+    /// The Secrets of our own namespace.
+    OwnSecrets,
+    /// ServiceAccounts, for those that are strict.
+    Accounts,
     /// The Secrets of this name, everywhere.
     Copies(Arc<str>),
     /// A source in another namespace than ours.
@@ -61,20 +66,18 @@ impl Watches {
     /// Keeps the watches as the rules want them, for ever.
     pub(super) async fn run(self) -> Result<(), ConnectError> {
         let mut tasks = JoinSet::new();
-        self.follow_namespaces(&mut tasks)?;
-        self.follow_own_secrets(&mut tasks)?;
-        self.follow_accounts(&mut tasks)?;
         let mut running: HashMap<Wanted, AbortHandle> = HashMap::new();
         let mut changes = self.board.changes();
         loop {
             let wanted = wanted(&changes.borrow_and_update());
             running.retain(|watch, task| {
-                let stays = wanted.contains(watch);
-                if !stays {
+                let is_wanted = wanted.contains(watch);
+                if !is_wanted {
                     task.abort();
                     self.board.change(|state| watch.stop(state));
                 }
-                stays
+                // One that ended by itself, which is a bug, starts anew.
+                is_wanted && !task.is_finished()
             });
             for watch in wanted {
                 if let Entry::Vacant(vacant) = running.entry(watch) {
@@ -82,8 +85,11 @@ impl Watches {
                     vacant.insert(task);
                 }
             }
-            // Those that were stopped.
-            while tasks.try_join_next().is_some() {}
+            while let Some(ended) = tasks.try_join_next() {
+                if ended.is_err_and(|error| error.is_panic()) {
+                    self.metrics.panics.inc();
+                }
+            }
             if changes.changed().await.is_err() {
                 return Ok(());
             }
@@ -93,6 +99,9 @@ impl Watches {
 
     fn start(&self, tasks: &mut JoinSet<()>, watch: Wanted) -> Result<AbortHandle, ConnectError> {
         match watch {
+            Wanted::Namespaces => self.follow_namespaces(tasks),
+            Wanted::OwnSecrets => self.follow_own_secrets(tasks),
+            Wanted::Accounts => self.follow_accounts(tasks),
             Wanted::Copies(name) => self.follow_copies(tasks, name),
             Wanted::Source(source) => self.follow_source(tasks, source),
             Wanted::Pods => self.follow_pods(tasks),
@@ -230,9 +239,11 @@ impl Watches {
     }
 }
 
-/// The watches of names that the rules want.
+/// The watches that there should be.
 fn wanted(state: &State) -> HashSet<Wanted> {
-    let mut wanted: HashSet<_> = state.secret_names().map(Wanted::Copies).collect();
+    let always = [Wanted::Namespaces, Wanted::OwnSecrets, Wanted::Accounts];
+    let copies = state.secret_names().map(Wanted::Copies);
+    let mut wanted: HashSet<_> = always.into_iter().chain(copies).collect();
     let Some(rules) = &state.rules else {
         return wanted;
     };
@@ -259,6 +270,8 @@ impl Wanted {
                 state.other_sources.remove(source);
             }
             Self::Pods => state.pods = Listing::default(),
+            // These never stop.
+            Self::Namespaces | Self::OwnSecrets | Self::Accounts => {}
         }
         Vec::new()
     }

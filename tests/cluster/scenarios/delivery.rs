@@ -1,6 +1,8 @@
 //! Copies of pull secrets: there before the first Pod, as they should be, and never over what is
 //! somebody else's.
 
+use std::collections::BTreeMap;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -97,27 +99,57 @@ impl<'a> FirstPods<'a> {
     }
 
     /// Makes new namespaces, and in each a Pod at the first moment at which the API server takes it.
-    fn pods(&self, kind: &str, change: impl Fn(&mut Value) + Sync) -> Vec<Namespace<'a>> {
+    fn pods(&self, kind: &str, change: impl Fn(&mut Value)) -> Vec<Namespace<'a>> {
         let kit = self.cluster.registries();
-        let images: Vec<String> = (0..NAMESPACES)
-            .map(|_| kit.fresh(ALPHA.host, "first/pod"))
-            .collect();
+        let mut pods = BTreeMap::new();
+        for index in 0..NAMESPACES {
+            let mut pod = pod("app", &[("app", &kit.fresh(ALPHA.host, "first/pod"))]);
+            change(&mut pod);
+            pods.insert(self.delivery.name_of(&format!("{kind}-{index}")), pod);
+        }
+        let names: Vec<String> = pods.keys().cloned().collect();
         at_once(NAMESPACES, |index| {
-            let name = self.delivery.name_of(&format!("{kind}-{index}"));
             let labels = json!({"pullpass-test": self.group});
-            let object = json!({"metadata": {"name": name, "labels": labels}});
+            let object = json!({"metadata": {"name": names[index], "labels": labels}});
             let created = self.cluster.api.post("/api/v1/namespaces", &object);
             created.expect("the namespace is new");
-            let mut pod = pod("app", &[("app", &images[index])]);
-            change(&mut pod);
-            let pods = format!("/api/v1/namespaces/{name}/pods");
-            // Refused until there is a default ServiceAccount.
-            let taken = wait_for("the Pod is taken", HAPPY, || {
-                self.cluster.api.post(&pods, &pod)
+        });
+        thread::scope(|scope| {
+            // One looks for all: twenty who ask again and again would keep the machine busy.
+            wait_for("every default ServiceAccount", HAPPY, || {
+                for namespace in self.with_accounts()? {
+                    if let Some(pod) = pods.remove(&namespace) {
+                        scope.spawn(move || self.take(&namespace, &pod));
+                    }
+                }
+                pods.is_empty()
+                    .then_some(())
+                    .ok_or_else(|| pods.len().to_string())
             });
-            assert_eq!(pull_secrets_of(&taken), ["regcred"], "{taken}");
-            Namespace::existing(self.cluster, &name)
-        })
+        });
+        let made = names
+            .iter()
+            .map(|name| Namespace::existing(self.cluster, name));
+        made.collect()
+    }
+
+    /// Namespaces whose default ServiceAccount is there: without it, Pods are refused.
+    fn with_accounts(&self) -> Result<Vec<String>, String> {
+        let all = "/api/v1/serviceaccounts?fieldSelector=metadata.name=default";
+        let list = self.cluster.api.get(all)?;
+        let accounts = list["items"].as_array().cloned().unwrap_or_default();
+        let namespace =
+            |account: &Value| Some(account["metadata"]["namespace"].as_str()?.to_owned());
+        Ok(accounts.iter().filter_map(namespace).collect())
+    }
+
+    /// Makes a Pod, which must come out with the secret.
+    fn take(&self, namespace: &str, pod: &Value) {
+        let pods = format!("/api/v1/namespaces/{namespace}/pods");
+        let taken = wait_for("the Pod is taken", HAPPY, || {
+            self.cluster.api.post(&pods, pod)
+        });
+        assert_eq!(pull_secrets_of(&taken), ["regcred"], "{taken}");
     }
 
     /// How many of the Pods had a failed pull.
@@ -695,6 +727,12 @@ fn refused(cluster: &Cluster) {
 
 fn leaders(cluster: &Cluster) {
     let delivery = Delivery::of_regcred(cluster);
+    wait_for("the first one leads", HAPPY, || {
+        let leads = delivery.controller.metric("pullpass_leader");
+        (leads == 1.0)
+            .then_some(())
+            .ok_or_else(|| delivery.controller.log())
+    });
     let next = delivery
         .installation
         .controller(&["--delivery", "--certificates", "none"]);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
 use kube::api::{ListParams, ObjectMeta};
 use serde::Deserialize;
 use serde_json::Value;
@@ -171,14 +172,15 @@ pub async fn fetch(
             entries,
         },
     };
-    looking.unseen(
-        "which Pods are sent to the webhook",
-        "list mutatingwebhookconfigurations",
-        &found.configurations,
-    );
     looking.index(found).await;
     looking.namespaces().await;
     if scope.pods {
+        looking.facts.unseen.extend(others(found));
+        looking.unseen(
+            "which Pods are sent to the webhook",
+            "list mutatingwebhookconfigurations",
+            &found.configurations,
+        );
         looking.pods().await;
     }
     if looking.facts.delivers != Some(false) {
@@ -186,6 +188,17 @@ pub async fn fetch(
         looking.copies().await;
     }
     Ok(looking.facts)
+}
+
+/// What is said where there are several installations, and nobody chose one.
+fn others(found: &Found) -> Option<Unseen> {
+    let configurations = found.configurations.seen()?;
+    let names: Vec<String> = configurations.iter().map(ResourceExt::name_any).collect();
+    (names.len() > 1).then(|| Unseen {
+        what: "other installations".to_owned(),
+        said: format!("there are {}; this is the first", first_few(&names)),
+        fix: "choose one: --webhook-configuration NAME".to_owned(),
+    })
 }
 
 /// Positions of the entries that are looked at.

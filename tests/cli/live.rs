@@ -82,6 +82,7 @@ cases!(
     rights_are_missing,
     rules_are_wrong,
     after_uninstall,
+    two_installations,
 );
 
 /// A stand-in for an API server.

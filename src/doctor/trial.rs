@@ -16,8 +16,8 @@ use super::trouble::Trouble;
 use super::{Finding, WEBHOOK};
 use crate::admission::{PodView, decide_pod};
 use crate::index::Index;
+use crate::rules::Ruleset;
 use crate::rules::config::{Mode, RulesConfig};
-use crate::rules::{RegistryPattern, Ruleset};
 use crate::snapshot::{Namespaces, Snapshot};
 
 const CHECK: &str = "admission";
@@ -73,23 +73,9 @@ pub(super) fn plan(
     let enforced = rules.rules.iter().filter(|rule| rule.mode == Mode::Enforce);
     enforced
         .flat_map(|rule| rule.images.iter().flatten())
-        .map(|pattern| planned(covered_by(pattern)))
+        .map(|pattern| planned(pattern.example(NAME)))
         .find(|plan| !plan.expected.is_empty())
         .unwrap_or_else(|| planned(format!("registry.example.com/{NAME}")))
-}
-
-/// An image that the pattern covers.
-fn covered_by(pattern: &RegistryPattern) -> String {
-    let text = pattern.as_str();
-    let (host, path) = text.split_once('/').unwrap_or((text, ""));
-    let host = if host == "*" { "*.example.com" } else { host };
-    let host = host.strip_suffix(":*").unwrap_or(host);
-    let path = if path.is_empty() {
-        String::new()
-    } else {
-        format!("/{path}")
-    };
-    format!("{host}{path}/{NAME}").replace('*', NAME)
 }
 
 /// The Pod: small, and sound under every Pod security level. Its own list of pull secrets keeps the

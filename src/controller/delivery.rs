@@ -2,7 +2,7 @@
 //! cover.
 //!
 //! ```text
-//! API server --watches--> board (state, queue) --copies, 16 at a time--> API server
+//! API server --watches--> board (state, queue) --copies, 8 at a time---> API server
 //!                            |-- index ---------------------------------> ConfigMap, for the webhook
 //!                            `-- announce ------------------------------> metrics, Events
 //! ```
@@ -129,11 +129,21 @@ impl Delivery {
 
     /// Delivers until `stop` drains; writes that were begun are finished first.
     pub(super) async fn run(&mut self, owner: &Owner, stop: &Stop) {
+        let _counted = Counted(self.announcer.metrics.clone());
         tokio::join!(
             self.publisher.run(owner, stop),
             self.copies.run(stop),
             self.announcer.run(stop),
         );
+    }
+}
+
+/// Only who leads counts copies: the counts go when this does.
+struct Counted(DeliveryMetrics);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set_copies([]);
     }
 }
 

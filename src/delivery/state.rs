@@ -249,7 +249,7 @@ impl State {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::credential::SecretType;
     use crate::delivery::copy::{ContentHash, Instance, SOURCE_HASH, SecretView};
@@ -257,8 +257,7 @@ pub(super) mod tests {
     use crate::index::document::StateDocument;
 
     const JSON: &str = "kubernetes.io/dockerconfigjson";
-    pub(in super::super) const GOOD: &[u8] =
-        br#"{"auths":{"r.io":{"username":"u","password":"p"}}}"#;
+    pub(crate) const GOOD: &[u8] = br#"{"auths":{"r.io":{"username":"u","password":"p"}}}"#;
 
     fn view<T>(
         labels: &BTreeMap<String, String>,
@@ -295,16 +294,16 @@ pub(super) mod tests {
         })
     }
 
-    pub(in super::super) fn copy() -> Observed {
+    pub(crate) fn copy() -> Observed {
         observed(&ours().labels(), GOOD)
     }
 
-    pub(in super::super) fn foreign(payload: &[u8]) -> Observed {
+    pub(crate) fn foreign(payload: &[u8]) -> Observed {
         observed(&BTreeMap::new(), payload)
     }
 
     /// Rules, the namespaces `a` and `b`, and a good source `harbor`; no copies yet, and all of it listed.
-    pub(in super::super) fn state(pull_secrets: &str) -> State {
+    pub(crate) fn state(pull_secrets: &str) -> State {
         let mut state = State {
             rules: Some(Rules {
                 plan: Arc::new(plan(pull_secrets)),
@@ -336,7 +335,7 @@ pub(super) mod tests {
         state
     }
 
-    pub(in super::super) fn put(state: &mut State, namespace: &str, name: &str, secret: Observed) {
+    pub(crate) fn put(state: &mut State, namespace: &str, name: &str, secret: Observed) {
         let copies = state.copies.entry(name.into()).or_default();
         copies.set(namespace.into(), secret);
     }

@@ -48,43 +48,57 @@ impl Board {
         self.state.send_if_modified(change);
     }
 
-    /// Queues what has to be done in these scopes.
-    pub(super) fn look_at(&self, scopes: impl IntoIterator<Item = Scope>) {
-        let now = Instant::now();
+    /// Queues what has to be done in these scopes, in their order.
+    pub(super) fn look_at(&self, scopes: Vec<Scope>) {
         let state = self.state.borrow();
         let mut queue = self.queue();
         if !queue.is_open() {
             return;
         }
-        let mut look = |namespace: &Arc<str>, name: &Arc<str>, lane| {
-            if state.look(namespace, name).step != Step::Nothing {
-                queue.push((namespace.clone(), name.clone()), lane, now);
-            }
-        };
-        let namespaces = || {
-            state
-                .namespaces
-                .known()
-                .into_iter()
-                .flat_map(|all| all.keys())
-        };
-        let mut ended = Vec::new();
+        let queue = &mut queue;
+        let namespaces = state
+            .namespaces
+            .known()
+            .into_iter()
+            .flat_map(|all| all.keys());
         for scope in scopes {
             match scope {
-                Scope::One((namespace, name), lane) => look(&namespace, &name, lane),
+                Scope::One(key, lane) => look(&state, queue, &key, lane),
                 Scope::Namespace(namespace) => {
-                    let names = state.copies.keys();
-                    names.for_each(|name| look(&namespace, name, Lane::Urgent));
+                    for name in state.copies.keys() {
+                        look(
+                            &state,
+                            queue,
+                            &(namespace.clone(), name.clone()),
+                            Lane::Urgent,
+                        );
+                    }
                 }
-                Scope::Name(name) => namespaces().for_each(|of| look(of, &name, Lane::Normal)),
-                Scope::Everything => namespaces().for_each(|of| {
-                    let names = state.copies.keys();
-                    names.for_each(|name| look(of, name, Lane::Normal));
-                }),
-                Scope::Ended(namespace) => ended.push(namespace),
+                Scope::Name(name) => {
+                    for namespace in namespaces.clone() {
+                        look(
+                            &state,
+                            queue,
+                            &(namespace.clone(), name.clone()),
+                            Lane::Normal,
+                        );
+                    }
+                }
+                Scope::Everything => {
+                    for name in state.copies.keys() {
+                        for namespace in namespaces.clone() {
+                            look(
+                                &state,
+                                queue,
+                                &(namespace.clone(), name.clone()),
+                                Lane::Normal,
+                            );
+                        }
+                    }
+                }
+                Scope::Ended(namespace) => queue.forget(&namespace),
             }
         }
-        ended.iter().for_each(|namespace| queue.forget(namespace));
         self.queued.notify_one();
     }
 
@@ -108,7 +122,7 @@ impl Board {
     pub(super) fn reopen(&self) {
         self.queue().close();
         self.queue().open();
-        self.look_at([Scope::Everything]);
+        self.look_at(vec![Scope::Everything]);
     }
 
     /// The next Secret to look at, if there is one.
@@ -147,11 +161,87 @@ impl Board {
     }
 }
 
+/// Queues a Secret if there is something to be done about it.
+fn look(state: &State, queue: &mut Queue, key: &Key, lane: Lane) {
+    if state.look(&key.0, &key.1).step != Step::Nothing {
+        queue.push(key.clone(), lane, Instant::now());
+    }
+}
+
 /// An open board. Dropped, however the work ends, it takes no more.
 pub(super) struct Open<'a>(&'a Board);
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.queue().close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::state::Namespace;
+    use crate::delivery::state::tests::{copy, state};
+
+    fn board() -> Board {
+        let board = Board::default();
+        board.change(|known| {
+            *known = state("{name: harbor}");
+            Vec::new()
+        });
+        board
+    }
+
+    fn drain(board: &Board) -> Vec<String> {
+        let keys = std::iter::from_fn(|| board.next());
+        keys.map(|(namespace, _)| namespace.to_string()).collect()
+    }
+
+    #[test]
+    fn a_change_queues_what_has_to_be_done_and_nothing_else() {
+        let board = board();
+        let everything = || vec![Scope::Everything];
+        board.look_at(everything());
+        assert_eq!(drain(&board), Vec::<String>::new(), "nobody works");
+        let open = board.open();
+        assert_eq!(drain(&board), ["a", "b"]);
+        for namespace in ["a", "b"] {
+            board.done((namespace.into(), "harbor".into()), Done::Settled);
+        }
+        board.change(|state| {
+            state
+                .copies
+                .get_mut("harbor")
+                .unwrap()
+                .set("a".into(), copy());
+            everything()
+        });
+        assert_eq!(drain(&board), ["b"], "a is as it should be");
+        drop(open);
+        board.look_at(everything());
+        assert_eq!(drain(&board), Vec::<String>::new());
+    }
+
+    #[test]
+    fn incident_15_a_namespace_made_again_starts_anew() {
+        let board = board();
+        let _open = board.open();
+        assert_eq!(drain(&board), ["a", "b"]);
+        board.done(
+            ("a".into(), "harbor".into()),
+            Done::Refused("quota".to_owned()),
+        );
+        let a: Arc<str> = "a".into();
+        let made_again = |state: &mut State| {
+            let namespace = Namespace {
+                labels: Default::default(),
+                is_terminating: false,
+            };
+            state.namespaces.set(a.clone(), namespace);
+            vec![Scope::Ended(a.clone()), Scope::Namespace(a.clone())]
+        };
+        board.change(made_again);
+        assert_eq!(drain(&board), ["a"]);
+        assert_eq!(board.queue().failures().count(), 0);
     }
 }

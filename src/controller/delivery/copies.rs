@@ -25,9 +25,9 @@ use crate::delivery::{Instance, Observed, Payload, Step};
 use crate::metrics::DeliveryMetrics;
 use crate::shutdown::Stop;
 
-/// Most writes under way at a time. A write takes an API server about 5 ms: this is 3,000 a second, more
-/// than it lets one client have, and few enough not to be noticed beside its other clients.
-const WRITES_IN_FLIGHT_MAX: usize = 16;
+/// Most writes under way at a time. A write takes an API server about 5 ms: this is 1,600 a second, and
+/// few enough not to be noticed beside its other clients.
+const WRITES_IN_FLIGHT_MAX: usize = 8;
 /// How often everything is looked at, whatever the watches say.
 const FULL_LOOK: Duration = Duration::from_secs(300);
 /// A `resourceVersion` that no Secret ever has: etcd's first write is revision 2. Server-side apply with
@@ -79,7 +79,7 @@ impl Copies {
                 () = sleep_until(full_look) => {
                     full_look = Instant::now() + FULL_LOOK;
                     self.board.queue().tidy(Instant::now());
-                    self.board.look_at([Scope::Everything]);
+                    self.board.look_at(vec![Scope::Everything]);
                 }
             }
         }
@@ -240,9 +240,9 @@ impl Answer {
         match status.code {
             404 => Self::Ended,
             403 if has_cause(status, "NamespaceTerminating") => Self::Ended,
-            // RBAC's words, which are those of every authorizer: `secrets "x" is forbidden: User "y"
-            // cannot patch resource`. Admission plugins speak otherwise.
-            403 if status.message.contains(" cannot ") => Self::Forbidden,
+            // The words of authorizers, `secrets "x" is forbidden: User "y" cannot patch resource …`.
+            // Admission, which answers 403 too, speaks otherwise.
+            403 if status.message.contains(": User \"") => Self::Forbidden,
             400..=499 if !matches!(status.code, 408 | 409 | 429) => Self::Refused,
             _ => Self::Again,
         }
@@ -284,6 +284,14 @@ mod tests {
                 status(
                     403,
                     "secrets \"x\" is forbidden: exceeded quota: q, requested: count/secrets=1",
+                    "",
+                ),
+                Answer::Refused,
+            ),
+            (
+                status(
+                    403,
+                    "admission webhook \"w\" denied the request: you cannot",
                     "",
                 ),
                 Answer::Refused,

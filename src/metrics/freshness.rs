@@ -26,9 +26,11 @@ fn age_seconds(last: &Mutex<Instant>) -> f64 {
 #[derive(Debug)]
 pub(super) struct Watches {
     age: GaugeVec,
-    /// A watch that has ended has no age.
-    all: Mutex<Vec<(&'static str, Weak<Mutex<Instant>>)>>,
+    all: Mutex<Vec<Watch>>,
 }
+
+/// Its name and its [`Freshness`], as long as it runs.
+type Watch = (&'static str, Weak<Mutex<Instant>>);
 
 impl Watches {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {

@@ -12,7 +12,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::looked::words;
+use super::looked::{UNREADABLE, words};
 use super::workloads::Deployment;
 use super::{Looked, Names, Target, configuration_of, delivers, webhook_of};
 
@@ -226,26 +226,34 @@ impl ApiServer {
         reading: Reading,
         mut each: impl FnMut(T),
     ) -> Looked<()> {
-        let request = Request::new(path);
         let mut params = params.clone().limit(PAGE_OBJECTS);
         loop {
-            let page = match reading {
-                Reading::Whole => request.list(&params),
-                Reading::Metadata => request.list_metadata(&params),
-            };
-            let page = match page {
-                Ok(page) => Looked::of(self.client.request::<Page<T>>(page).await),
-                Err(error) => Looked::Failed(error.to_string()),
-            };
-            let page = match page {
-                Looked::Seen(page) => page,
+            let text = match self.page(path, &params, reading).await {
+                Looked::Seen(text) => text,
                 other => return other.map(drop),
+            };
+            let Ok(page) = serde_json::from_str::<Page<T>>(&text) else {
+                return Looked::Failed(UNREADABLE.to_owned());
             };
             page.items.into_iter().for_each(&mut each);
             match page.metadata.token.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => return Looked::Seen(()),
             }
+        }
+    }
+
+    /// One answer of a long list, JSON. Apart from what is read of it, so that there is one such function in
+    /// the program and not one for each kind of object.
+    async fn page(&self, path: &str, params: &ListParams, reading: Reading) -> Looked<String> {
+        let request = Request::new(path);
+        let request = match reading {
+            Reading::Whole => request.list(params),
+            Reading::Metadata => request.list_metadata(params),
+        };
+        match request {
+            Ok(request) => Looked::of(self.client.request_text(request).await),
+            Err(error) => Looked::Failed(error.to_string()),
         }
     }
 

@@ -46,12 +46,14 @@ impl<T> Looked<T> {
     }
 }
 
-/// The API server's own words where there are any. Of an answer that cannot be read not the reader's words,
-/// which may quote a Secret.
+/// What is said of an answer that cannot be read: not the reader's words, which may quote a Secret.
+pub(super) const UNREADABLE: &str = "the answer cannot be read";
+
+/// The API server's own words where there are any.
 pub(super) fn words(error: kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message,
-        kube::Error::SerdeError(_) => "the answer cannot be read".to_owned(),
+        kube::Error::SerdeError(_) => UNREADABLE.to_owned(),
         other => other.to_string(),
     }
 }

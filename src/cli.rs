@@ -2,14 +2,17 @@
 //! usage or a file that cannot be read.
 
 mod check;
+mod cleanup;
 mod completion;
 mod controller;
 mod doctor;
 mod explain;
 mod input;
 mod kubelet;
+mod live;
 mod mutate;
 mod offline;
+mod status;
 mod terminal;
 mod test;
 mod webhook;
@@ -38,14 +41,16 @@ enum Command {
     Mutate(mutate::MutateArgs),
     Explain(explain::ExplainArgs),
     Test(test::TestArgs),
+    Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
+    Cleanup(cleanup::CleanupArgs),
     Image(kubelet::ImageArgs),
     Match(kubelet::MatchArgs),
     Keys(kubelet::KeysArgs),
     Completion(completion::CompletionArgs),
 }
 
-/// How `check`, `explain`, `test` and `doctor` print what they found.
+/// How commands print what they found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     /// For people; in colours on a terminal, unless NO_COLOR is set
@@ -110,7 +115,9 @@ pub fn run() -> ExitCode {
         Command::Mutate(args) => mutate::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
         Command::Image(args) => kubelet::image(&args),
         Command::Match(args) => kubelet::match_keys(&args),
         Command::Keys(args) => kubelet::keys(&args),

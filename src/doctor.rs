@@ -11,35 +11,33 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::installation::WEBHOOK;
+
 mod access;
 mod certificate;
 mod configuration;
+mod delivery;
 pub mod facts;
 mod fetch;
 mod namespace;
 mod reach;
 mod replicas;
 mod rules;
-mod selector;
 #[cfg(test)]
 mod sound;
 mod trial;
 mod trouble;
-pub mod workloads;
 
 pub use access::Right;
 pub use facts::Facts;
-pub use fetch::{Asked, UnreachableError, fetch};
+pub use fetch::{Asked, fetch};
 pub use trial::{Plan, Trial};
-
-/// Name of pullpass's webhook in its configuration, for ever.
-pub const WEBHOOK: &str = "pods.pullpass.dev";
 
 /// What one check has to say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Which check: `cluster`, `configuration`, `certificate`, `service`, `admission`, `rules`,
-    /// `replicas`, `access` or `namespace`.
+    /// `delivery`, `replicas`, `access` or `namespace`.
     pub check: &'static str,
     /// How bad it is.
     pub status: Status,
@@ -109,6 +107,7 @@ pub fn examine(facts: &Facts, now: SystemTime) -> Vec<Finding> {
         reach::check(facts),
         trial::check(facts),
         rules::check(facts),
+        delivery::check(facts, now),
         replicas::check(facts),
         access::check(facts),
         namespace::check(facts),
@@ -144,6 +143,7 @@ mod tests {
             "service",
             "admission",
             "rules",
+            "delivery",
             "replicas",
             "access",
             "namespace",

@@ -14,7 +14,9 @@ const FLOORS: &[&[&str]] = &[
     &["rules"],
     &["snapshot", "delivery"],
     &["admission", "cluster", "http"],
-    &["webhook", "controller", "doctor"],
+    &["webhook", "controller", "installation"],
+    &["status"],
+    &["doctor"],
     &["cli"],
 ];
 

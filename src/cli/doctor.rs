@@ -8,10 +8,10 @@ use clap::Args;
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
+use super::live::{self, InstallationArgs, Live};
 use super::offline::DEFAULT_NAMESPACE;
 use super::terminal::{Progress, is_styled, printable};
 use super::{CliError, Format, Outcome};
-use crate::cluster::client::Connection;
 use crate::doctor::{self, Asked, Facts, Finding, Status};
 use crate::manifest;
 
@@ -22,7 +22,8 @@ use crate::manifest;
 ///
 /// It reads (get or list) the MutatingWebhookConfiguration, the namespace of --check-namespace, and in pullpass's namespace
 /// Deployments, Pods, PodDisruptionBudgets, the Service and its EndpointSlices, the rules ConfigMap and the TLS Secret (its
-/// certificate only); asks through services/proxy and pods/proxy whether the API server reaches the webhook; creates a Pod
+/// certificate only); for delivery, the index ConfigMap, the Secrets that are sources, all namespaces, and in all of them
+/// the Secrets of the names that copies have; asks through services/proxy and pods/proxy whether the API server reaches the webhook; creates a Pod
 /// as a dry run; and creates SubjectAccessReviews. With the right to get /metrics of the API server it also sees calls that
 /// failurePolicy Ignore hides. In a Pod it calls the Service itself.
 ///
@@ -38,15 +39,8 @@ Examples:
   pullpass doctor -n pullpass --check-namespace team-a
   pullpass doctor -o json | jq '.findings[] | select(.status != \"ok\")'")]
 pub(super) struct DoctorArgs {
-    /// Namespace of the installation [default: the one its webhook configuration names]
-    #[arg(short, long, value_name = "NAMESPACE")]
-    namespace: Option<String>,
-    /// Helm release, where there are several
-    #[arg(long, value_name = "NAME")]
-    release: Option<String>,
-    /// Name of the MutatingWebhookConfiguration [default: found by its labels]
-    #[arg(long, value_name = "NAME")]
-    webhook_configuration: Option<String>,
+    #[command(flatten)]
+    installation: InstallationArgs,
     /// Namespace whose Pods should get pull secrets; one is tried there
     #[arg(long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE)]
     check_namespace: String,
@@ -74,10 +68,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> Result<Outcome, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let facts = runtime.block_on(look(args))?;
+    let facts = live::run(look(args))?;
     let report = Report::of(&facts, doctor::examine(&facts, SystemTime::now()));
     let mut out = io::stdout().lock();
     let shown = match args.output {
@@ -93,21 +84,16 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Outcome, CliError> {
 }
 
 async fn look(args: &DoctorArgs) -> Result<Facts, CliError> {
-    let unreachable = |error: &dyn std::error::Error| CliError::Cluster(error.to_string());
-    let connection = Connection::infer().await.map_err(|e| unreachable(&e))?;
-    let client = connection.client().map_err(|e| unreachable(&e))?;
+    let live = Live::connect().await?;
     let asked = Asked {
-        namespace: args.namespace.clone(),
-        release: args.release.clone(),
-        configuration: args.webhook_configuration.clone(),
+        chosen: args.installation.chosen(),
         check_namespace: args.check_namespace.clone(),
         image: args.image.clone(),
         inside: args.inside || is_in_pod(),
     };
     let progress = Progress::new();
     let show = |what: &str| progress.show(&format!("looking at: {what}"));
-    let facts = doctor::fetch(client, connection.namespace(), &asked, &show).await;
-    facts.map_err(|e| unreachable(&e))
+    Ok(doctor::fetch(&live.server, &live.namespace, &asked, &show).await)
 }
 
 /// Whether the cluster that is asked is the one this runs in. The kubelet gives every container the

@@ -21,6 +21,32 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
+/// Columns of a page of text: what fits beside something else on any screen.
+const WIDTH: usize = 100;
+
+/// `text` broken into lines between words, so that it stays within [`WIDTH`] where words allow it. It
+/// starts at column `indent`, and so does each further line.
+pub(super) fn wrapped(text: &str, indent: usize) -> String {
+    let mut lines = String::with_capacity(text.len());
+    let mut column = indent;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > indent {
+            if column + 1 + length > WIDTH {
+                lines.push('\n');
+                lines.extend(std::iter::repeat_n(' ', indent));
+                column = indent;
+            } else {
+                lines.push(' ');
+                column += 1;
+            }
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
+}
+
 /// A remark on standard error, beside the answer. Nothing can be done about one that cannot be
 /// written.
 pub(super) fn note(text: &str) {
@@ -69,6 +95,19 @@ mod tests {
 
     fn check(text: &str, expected: &str) {
         assert_eq!(printable(text), expected);
+    }
+
+    #[test]
+    fn lines_break_between_words_and_keep_their_indent() {
+        let word = "x".repeat(45);
+        let text = format!("{word} {word} {word}");
+        assert_eq!(wrapped(&text, 4), format!("{word} {word}\n    {word}"));
+        let long = "y".repeat(WIDTH + 1);
+        assert_eq!(
+            wrapped(&format!("a {long} b"), 2),
+            format!("a\n  {long}\n  b")
+        );
+        assert_eq!(wrapped("", 2), "");
     }
 
     #[test]

@@ -6,11 +6,12 @@
 //! - An entry has `username`, `password`, `email`, `auth`; a non-empty `auth` wins over the first two.
 //! - One wrong value anywhere refuses the whole payload.
 //!
-//! Passwords live only while their entry is decoded: what is kept of them is whether they are empty
-//! and whether white space surrounds them. This file must not know how keys match images.
+//! Passwords live only while their entry is decoded: what is kept of them is whether they are empty,
+//! whether white space surrounds them, and when they end if they say so. This file must not know how keys match images.
 
 mod auth_field;
 mod error;
+mod token;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -70,6 +71,7 @@ pub struct Entry {
     /// The user name, from `auth` if that is not empty, else from `username`.
     pub username: String,
     password: Trace,
+    expires: Option<u64>,
     has_token: bool,
 }
 
@@ -109,6 +111,11 @@ impl Entry {
     /// Whether the password starts or ends with white space, which the kubelet keeps.
     pub fn has_padded_password(&self) -> bool {
         self.password == Trace::Padded
+    }
+
+    /// When the password ends, in seconds since 1970, if it is a token that says so.
+    pub fn expires(&self) -> Option<u64> {
+        self.expires
     }
 
     /// Whether it holds an identity or registry token, which the kubelet ignores.
@@ -329,6 +336,7 @@ impl Fields {
             key,
             username: self.username,
             password,
+            expires: token::expiry(&self.password),
             has_token: self.has_token,
         }
     }
@@ -340,6 +348,9 @@ fn is_padded(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+
     use super::{
         AuthProblem, DecodeError, DockerConfig, JsonKind, JsonProblem, Position, SecretType,
     };
@@ -360,6 +371,23 @@ mod tests {
             entry.has_padded_password(),
         );
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_token_says_when_it_ends_wherever_it_stands() {
+        let token = "e30.eyJleHAiOjE3MDAwMDAwMDB9.hunter2";
+        let plain = format!(r#"{{"username":"u","password":"{token}"}}"#);
+        let auth = BASE64_STANDARD.encode(format!("u:{token}"));
+        let auth = format!(r#"{{"auth":"{auth}"}}"#);
+        for (entry, expected) in [
+            (&*plain, Some(1_700_000_000)),
+            (&auth, Some(1_700_000_000)),
+            (r#"{"username":"u","password":"p"}"#, None),
+        ] {
+            let config = decode(&format!(r#"{{"auths":{{"r.io":{entry}}}}}"#)).unwrap();
+            assert_eq!(config.entries()[0].expires(), expected, "{entry}");
+            assert!(!format!("{config:?}").contains("hunter2"));
+        }
     }
 
     fn check_keys(payload: &str, expected: &[&str]) {

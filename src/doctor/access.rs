@@ -220,6 +220,19 @@ fn unanswered(facts: &Facts) -> Option<Finding> {
 }
 
 impl Right {
+    /// To write copies of this name; the chart gives all verbs together.
+    pub(super) fn to_copy(names: &Names, secret_name: &str) -> Self {
+        Self {
+            account: names.controller_account.clone(),
+            verb: "patch",
+            group: "",
+            resource: "secrets",
+            name: Some(secret_name.to_owned()),
+            namespace: None,
+            needed: true,
+        }
+    }
+
     /// As `kubectl auth can-i` takes it.
     fn to_text(&self) -> String {
         let Self {

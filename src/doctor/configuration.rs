@@ -7,8 +7,8 @@ use kube::ResourceExt as _;
 use serde_json::json;
 
 use super::facts::{Facts, Names, Target, with_component};
-use super::selector::{NAME_LABEL, excludes};
 use super::{Finding, WEBHOOK, or_sound};
+use crate::installation::selector::{NAME_LABEL, excludes};
 use crate::rules::namespace::SYSTEM_NAMESPACES;
 
 const CHECK: &str = "configuration";

@@ -2,8 +2,9 @@
 
 use kube::ResourceExt as _;
 
+use super::Finding;
 use super::facts::Facts;
-use super::{Finding, selector};
+use crate::installation::selector;
 
 const CHECK: &str = "namespace";
 

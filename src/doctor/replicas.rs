@@ -3,8 +3,8 @@
 use kube::ResourceExt as _;
 
 use super::facts::{Facts, Looked, Target, component_of, with_component};
-use super::workloads::{ContainerStatus, Deployment, Pod};
 use super::{Finding, or_sound};
+use crate::installation::workloads::{ContainerStatus, Deployment, Pod};
 
 const CHECK: &str = "replicas";
 

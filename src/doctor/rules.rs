@@ -2,11 +2,10 @@
 
 use super::facts::{Facts, Looked, Replica};
 use super::{Finding, or_sound};
+use crate::rules::config::RULES_KEY as KEY;
 use crate::rules::{self, RulesConfig};
 
 const CHECK: &str = "rules";
-/// Key of the rules in their ConfigMap.
-pub(super) const KEY: &str = "rules.yaml";
 /// Most errors of one rules text that are shown; `check` shows all.
 const ERRORS_SHOWN: usize = 5;
 /// Longest silence of a watch, in seconds: one lasts 25, and is asked for again within 5.

@@ -11,15 +11,9 @@ use serde_json::{Value, json};
 use super::access::all_right;
 use super::facts::{Facts, Looked, Names, Proxied, Replica};
 use super::trial::{Plan, Trial};
-use super::workloads::Deployment;
+use crate::installation::workloads::Deployment;
 use crate::pki::{CertificateAuthority, LEAF_LIFETIME};
-
-/// Rules of one line each.
-pub(super) const RULES: &str = "apiVersion: pullpass.dev/v1alpha1
-kind: PullRules
-pullSecrets: [{name: harbor}]
-rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
-";
+pub(super) use crate::status::sound::RULES;
 
 /// The configuration as the chart renders it, without a `caBundle`.
 pub(super) fn configuration() -> Value {
@@ -89,6 +83,8 @@ pub(super) fn facts() -> (Facts, SystemTime) {
             fail_open: None,
         },
         rules: Looked::Seen(Some(RULES.to_owned())),
+        delivery: Some(crate::status::sound::facts()),
+        copying: vec![("harbor".to_owned(), Looked::Seen(true))],
         deployments: Looked::Seen(vec![
             deployment("webhook", 2, 2),
             deployment("controller", 1, 1),
@@ -125,6 +121,8 @@ pub(super) fn nothing_seen() -> (Facts, SystemTime) {
     facts.chain = denied();
     facts.trial.created = denied();
     facts.rules = denied();
+    facts.delivery = None;
+    facts.copying = vec![("harbor".to_owned(), denied())];
     facts.deployments = denied();
     facts.pods = denied();
     facts.replicas.clear();

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use super::facts::{Facts, Looked};
@@ -16,8 +17,9 @@ use super::trouble::Trouble;
 use super::{Finding, WEBHOOK};
 use crate::admission::{PodView, decide_pod};
 use crate::index::Index;
+use crate::installation::selector;
+use crate::rules::Ruleset;
 use crate::rules::config::{Mode, RulesConfig};
-use crate::rules::{RegistryPattern, Ruleset};
 use crate::snapshot::{Namespaces, Snapshot};
 
 const CHECK: &str = "admission";
@@ -73,23 +75,9 @@ pub(super) fn plan(
     let enforced = rules.rules.iter().filter(|rule| rule.mode == Mode::Enforce);
     enforced
         .flat_map(|rule| rule.images.iter().flatten())
-        .map(|pattern| planned(covered_by(pattern)))
+        .map(|pattern| planned(pattern.example(NAME)))
         .find(|plan| !plan.expected.is_empty())
         .unwrap_or_else(|| planned(format!("registry.example.com/{NAME}")))
-}
-
-/// An image that the pattern covers.
-fn covered_by(pattern: &RegistryPattern) -> String {
-    let text = pattern.as_str();
-    let (host, path) = text.split_once('/').unwrap_or((text, ""));
-    let host = if host == "*" { "*.example.com" } else { host };
-    let host = host.strip_suffix(":*").unwrap_or(host);
-    let path = if path.is_empty() {
-        String::new()
-    } else {
-        format!("/{path}")
-    };
-    format!("{host}{path}/{NAME}").replace('*', NAME)
 }
 
 /// The Pod: small, and sound under every Pod security level. Its own list of pull secrets keeps the
@@ -132,14 +120,20 @@ pub(super) fn fail_open_count(metrics: &str) -> f64 {
 
 /// What the trial proves.
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
-    if facts.webhook().is_none() {
+    let Some(webhook) = facts.webhook() else {
         return Vec::new();
-    }
-    let (namespace, _) = &facts.namespace;
-    let absent = || {
-        let message = format!("there is no namespace {namespace} to try a Pod in");
-        Finding::unseen(CHECK, message, "name one: --check-namespace NAMESPACE")
     };
+    let (namespace, seen) = &facts.namespace;
+    let unseen = |message| {
+        let fix = "name one that takes part: --check-namespace NAMESPACE";
+        Finding::unseen(CHECK, message, fix)
+    };
+    let absent = || unseen(format!("there is no namespace {namespace} to try a Pod in"));
+    let is_sent = |labels| selector::unmet(webhook.namespace_selector.as_ref(), labels).is_none();
+    if seen.seen().is_some_and(|seen| !is_sent(seen.labels())) {
+        let message = format!("no trial: the webhook is not asked about Pods of {namespace}");
+        return vec![unseen(message)];
+    }
     let trial = &facts.trial;
     vec![match trial.created.or_finding(CHECK, absent) {
         Err(findings) => return findings,
@@ -308,6 +302,17 @@ rules:
             Fine,
             "no call fails",
         );
+    }
+
+    #[test]
+    fn a_namespace_that_takes_no_part_proves_nothing() {
+        let (mut facts, _) = sound::facts();
+        let opted_out = json!({"metadata": {"labels": {"pullpass.dev/inject": "false"}}});
+        facts.namespace.1 = Looked::Seen(serde_json::from_value(opted_out).unwrap());
+        facts.trial.created = Looked::Seen(Ok(Vec::new()));
+        let findings = check(&facts);
+        assert_eq!(findings[0].status, Status::Unseen, "{findings:#?}");
+        assert!(findings[0].message.contains("not asked"), "{findings:#?}");
     }
 
     #[test]

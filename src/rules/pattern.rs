@@ -90,6 +90,15 @@ impl RegistryPattern {
         Ok(Self::build(text, &parts))
     }
 
+    /// An image that the pattern covers; `filler` stands where the pattern leaves something open.
+    pub fn example(&self, filler: &str) -> String {
+        let (host, path) = self.as_str().split_once('/').unwrap_or((self.as_str(), ""));
+        let host = if host == "*" { "*.example.com" } else { host };
+        let host = host.strip_suffix(":*").unwrap_or(host);
+        let slash = if path.is_empty() { "" } else { "/" };
+        format!("{host}{slash}{path}/{filler}").replace('*', filler)
+    }
+
     fn build(text: &str, parts: &Parts<'_>) -> Self {
         let is_hub_alias = parts.name.eq_ignore_ascii_case("index.docker.io")
             && !matches!(parts.port, Port::Exact(_));

@@ -3,6 +3,7 @@
 
 mod commands;
 mod fixtures;
+mod live;
 
 use std::io::Write as _;
 use std::path::Path;

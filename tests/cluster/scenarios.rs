@@ -17,6 +17,7 @@ mod load;
 mod overhead;
 mod pods;
 mod reach;
+mod status;
 mod watches;
 mod workloads;
 
@@ -58,6 +59,7 @@ pub(crate) fn register(trials: &mut Trials) {
     reach::register(trials);
     watches::register(trials);
     doctor::register(trials);
+    status::register(trials);
     failures::register(trials);
     edits::register(trials);
     lists::register(trials);

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 /// Label that the API server puts on every namespace, with its name.
-pub(super) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// The first requirement that `labels` do not meet, as `kubectl get --selector` writes it. A selector
 /// that is absent is met by all.
-pub(super) fn unmet(
+pub fn unmet(
     selector: Option<&LabelSelector>,
     labels: &BTreeMap<String, String>,
 ) -> Option<String> {
@@ -20,7 +20,7 @@ pub(super) fn unmet(
 }
 
 /// Whether the selector leaves out the namespace of this name whatever its other labels are.
-pub(super) fn excludes(selector: Option<&LabelSelector>, namespace: &str) -> bool {
+pub fn excludes(selector: Option<&LabelSelector>, namespace: &str) -> bool {
     let labels = BTreeMap::from([(NAME_LABEL.to_owned(), namespace.to_owned())]);
     let requirements = selector.map(requirements).unwrap_or_default();
     requirements

@@ -1,0 +1,169 @@
+//! `cleanup`: the copies that an installation has left, and their end.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use clap::Args;
+use clap::builder::styling::{AnsiColor, Style};
+
+use super::live::{self, InstallationArgs, Live};
+use super::terminal::{Progress, is_styled, printable, wrapped};
+use super::{CliError, Format, Outcome};
+use crate::manifest;
+use crate::status::cleanup::{Cleanup, CopyReport, Fate};
+use crate::status::sweep;
+
+/// List the copies of an installation, and with --yes delete them
+///
+/// A copy is a Secret that pullpass made: it carries the labels app.kubernetes.io/managed-by=pullpass and
+/// app.kubernetes.io/instance=NAMESPACE.CONFIGURATION. Uninstalling leaves copies where they are, so that workloads go on
+/// pulling; this takes them away. Nothing without both labels is ever touched, and each copy is deleted only as it was
+/// looked at.
+///
+/// While a controller is there that delivers, copies that its rules want are kept: it would put them back.
+///
+/// Beside each copy is the number of Pods of its namespace that name it. They go on running; what they pull after that, they
+/// pull without it.
+///
+/// Uses the kubeconfig, or in a Pod its ServiceAccount: list of Secrets, Pods and namespaces in the cluster, of Deployments
+/// and the rules ConfigMap in pullpass's namespace; and with --yes delete of Secrets.
+///
+/// After `helm uninstall` say --namespace, and --webhook-configuration where the release was not called pullpass.
+///
+/// -o json and -o yaml print one object: namespace, release, instance, delivers, copies (namespace, secret, pods,
+/// fate: deletable, wanted, deleted or failed, reason), others (other installations and how many copies they have), unseen.
+///
+/// Exit code 0 if no copy is left, 1 if some are, 2 if none may be deleted, or the API server cannot be asked.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pullpass cleanup -n pullpass
+  pullpass cleanup -n pullpass --yes
+  pullpass cleanup -n pullpass -o json | jq -r '.copies[] | select(.pods > 0) | .namespace'")]
+pub(super) struct CleanupArgs {
+    #[command(flatten)]
+    installation: InstallationArgs,
+    /// Delete the copies
+    #[arg(long)]
+    yes: bool,
+    /// How to print them
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, CliError> {
+    let cleanup = live::run(sweep(args))?;
+    let mut out = io::stdout().lock();
+    let shown = match args.output {
+        Format::Text => text(&cleanup, args.yes, is_styled(&out)),
+        Format::Json => serde_json::to_string_pretty(&cleanup).map_err(io::Error::from)? + "\n",
+        Format::Yaml => manifest::to_yaml(&[&cleanup]),
+    };
+    out.write_all(shown.as_bytes())?;
+    Ok(match cleanup.copies.len() - cleanup.count(Fate::Deleted) {
+        0 => Outcome::Clean,
+        _ => Outcome::Findings,
+    })
+}
+
+async fn sweep(args: &CleanupArgs) -> Result<Cleanup, CliError> {
+    let progress = Progress::new();
+    let show = |what: &str| progress.show(&format!("looking at: {what}"));
+    let live = Live::connect().await?;
+    show("installation");
+    let chosen = args.installation.chosen();
+    let found = live.server.find(&chosen, &live.namespace).await;
+    let swept = sweep::look(&live.server, &found, &show).await;
+    let swept = swept.map_err(|error| CliError::Cluster(error.to_string()))?;
+    let mut cleanup = swept.plan();
+    let wanted = cleanup.count(Fate::Wanted);
+    if args.yes && wanted > 0 && cleanup.count(Fate::Deletable) == 0 {
+        let fix = cleanup.fix();
+        let message = format!(
+            "nothing was deleted, since the controller would put all {wanted} copies back; {fix}"
+        );
+        return Err(CliError::Cluster(message));
+    }
+    if args.yes {
+        let show = |done: &str| progress.show(done);
+        sweep::delete(&live.server, &mut cleanup, &show).await;
+    }
+    Ok(cleanup)
+}
+
+fn text(cleanup: &Cleanup, yes: bool, styled: bool) -> String {
+    let mut text = String::new();
+    let width = cleanup.copies.iter().map(|copy| place(copy).len()).max();
+    for copy in &cleanup.copies {
+        let (color, says) = match copy.fate {
+            Fate::Deletable => (Style::new(), "copy   "),
+            Fate::Wanted => (AnsiColor::Cyan.on_default(), "kept   "),
+            Fate::Deleted => (AnsiColor::Green.on_default(), "deleted"),
+            Fate::Failed => (AnsiColor::Red.on_default(), "FAILED "),
+        };
+        let style = if styled { color } else { Style::new() };
+        let (place, width) = (place(copy), width.unwrap_or_default());
+        let reason = copy.reason.as_ref().map(|reason| format!("; {reason}"));
+        let line = format!(
+            "{place:<width$}  {}{}",
+            pods(copy.pods),
+            reason.unwrap_or_default()
+        );
+        // Writing to a String cannot fail.
+        let _written = writeln!(text, "{style}{says}{style:#} {}", printable(&line));
+    }
+    for line in remarks(cleanup, yes) {
+        let _written = writeln!(text, "{}", wrapped(&printable(&line), 0));
+    }
+    if cleanup.count(Fate::Wanted) > 0 {
+        let _written = writeln!(text, "fix: {}", cleanup.fix());
+    }
+    text
+}
+
+fn place(copy: &CopyReport) -> String {
+    format!("{}/{}", copy.namespace, copy.secret)
+}
+
+fn pods(count: Option<usize>) -> String {
+    match count {
+        None => "Pods were not looked at".to_owned(),
+        Some(0) => "no Pod names it".to_owned(),
+        Some(1) => "1 Pod names it".to_owned(),
+        Some(many) => format!("{many} Pods name it"),
+    }
+}
+
+/// What is said below the list.
+fn remarks(cleanup: &Cleanup, yes: bool) -> Vec<String> {
+    let [deletable, kept, deleted, failed] =
+        [Fate::Deletable, Fate::Wanted, Fate::Deleted, Fate::Failed]
+            .map(|fate| cleanup.count(fate));
+    let mut remarks: Vec<String> = cleanup
+        .unseen
+        .iter()
+        .map(|unseen| {
+            format!(
+                "{} were not looked at: {}; {}",
+                unseen.what, unseen.said, unseen.fix
+            )
+        })
+        .collect();
+    for (instance, count) in &cleanup.others {
+        remarks.push(format!(
+            "copies of another installation, {instance}, which are left alone: {count}"
+        ));
+    }
+    let instance = &cleanup.instance;
+    remarks.push(match (yes, cleanup.copies.len()) {
+        (_, 0) => format!("there are no copies of {instance}"),
+        (true, _) => {
+            format!("copies of {instance}: {deleted} deleted, {failed} not deleted, {kept} kept")
+        }
+        (false, all) if deletable > 0 => {
+            format!("copies of {instance}: {all}; --yes deletes {deletable} of them")
+        }
+        (false, all) => format!("copies of {instance}: {all}"),
+    });
+    remarks
+}

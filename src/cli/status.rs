@@ -1,0 +1,84 @@
+//! `status`: what was delivered where, and what is left to do?
+
+mod text;
+
+use std::io::{self, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use super::live::{self, InstallationArgs, Live};
+use super::terminal::{Progress, is_styled};
+use super::{CliError, Format, Outcome};
+use crate::manifest;
+use crate::status::{self, Facts, Scope, report};
+
+/// Say what was delivered where, and what is left to do
+///
+/// For each pull secret of the rules: its source, its registries, when a token in it ends, what the webhook was told, and in
+/// which namespaces its copies are present, missing, stale, or somebody else's Secret has their name (foreign). Then rules
+/// whose pull secrets have no key for their images, and Pods that wait for an image and would get a pull secret if they
+/// were made anew: restart those.
+///
+/// Uses the kubeconfig, or in a Pod its ServiceAccount, and only the rights that these have; what it may not look at is
+/// said. It changes nothing, and shows no password, token or user name.
+///
+/// It reads the MutatingWebhookConfiguration; in pullpass's namespace Deployments and the ConfigMaps of rules and index;
+/// the Secrets that are sources; and in all namespaces, namespaces, the Secrets of the names that copies have, and Pods that
+/// are Pending.
+///
+/// -o json and -o yaml print one object: namespace, release, instance, delivers, index_is_current, pull_secrets (name,
+/// secret_name, deliver, source: from, state, reason, fix, index: state, reason, registries, tokens: key, expires,
+/// is_expired, copies: present, missing, foreign, stale, each a list of namespaces), unwanted, without_key (rule, pattern,
+/// pull_secrets), restarts (namespace, pods, adds, fix), pods_unhelped, unseen (what, said, fix), findings.
+///
+/// Exit code 1 if there is something to do. 2 if the API server cannot be reached, or there are no rules.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pullpass status
+  pullpass status -n pullpass --secret harbor
+  pullpass status -o json | jq -r '.restarts[].fix'
+  pullpass status -o json | jq '.pull_secrets[] | {name, missing: .copies.missing}'")]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    installation: InstallationArgs,
+    /// Only this entry of `pullSecrets`
+    #[arg(long, value_name = "NAME")]
+    secret: Option<String>,
+    /// How to print the report
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+pub(super) fn run(args: &StatusArgs) -> Result<Outcome, CliError> {
+    let facts = live::run(look(args))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let report = report(&facts, now.unwrap_or_default().as_secs());
+    let mut out = io::stdout().lock();
+    let shown = match args.output {
+        Format::Text => text::render(&report, is_styled(&out)),
+        Format::Json => serde_json::to_string_pretty(&report).map_err(io::Error::from)? + "\n",
+        Format::Yaml => manifest::to_yaml(&[&report]),
+    };
+    out.write_all(shown.as_bytes())?;
+    Ok(match report.findings {
+        0 => Outcome::Clean,
+        _ => Outcome::Findings,
+    })
+}
+
+async fn look(args: &StatusArgs) -> Result<Facts, CliError> {
+    let progress = Progress::new();
+    let show = |what: &str| progress.show(&format!("looking at: {what}"));
+    let live = Live::connect().await?;
+    show("installation");
+    let chosen = args.installation.chosen();
+    let found = live.server.find(&chosen, &live.namespace).await;
+    let scope = Scope {
+        pull_secret: args.secret.as_deref(),
+        pods: true,
+    };
+    let facts = status::fetch(&live.server, &found, scope, &show).await;
+    facts.map_err(|error| CliError::Cluster(error.to_string()))
+}

@@ -1,7 +1,8 @@
 //! Copies of pull secrets: there before the first Pod, as they should be, and never over what is
 //! somebody else's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,10 @@ use crate::registry::ALPHA;
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.alone("delivery_scenario_30_first_pods_pull_at_once", first_pods);
+    trials.alone(
+        "delivery_control_first_pods_behind_a_patcher",
+        behind_a_patcher,
+    );
     trials.alone("delivery_on_demand_first_pods_pull_at_once", on_demand);
     trials.alone("delivery_on_demand_pods_without_volumes", without_volumes);
     trials.api("delivery_incident_34_six_writes_a_minute_in_a_fight", fight);
@@ -98,58 +103,16 @@ impl<'a> FirstPods<'a> {
         }
     }
 
-    /// Makes new namespaces, and in each a Pod at the first moment at which the API server takes it.
+    /// Makes new namespaces, and in each a Pod at the first moment at which the API server takes it. Every
+    /// one comes out with the secret.
     fn pods(&self, kind: &str, change: impl Fn(&mut Value)) -> Vec<Namespace<'a>> {
-        let kit = self.cluster.registries();
-        let mut pods = BTreeMap::new();
-        for index in 0..NAMESPACES {
-            let mut pod = pod("app", &[("app", &kit.fresh(ALPHA.host, "first/pod"))]);
-            change(&mut pod);
-            pods.insert(self.delivery.name_of(&format!("{kind}-{index}")), pod);
+        let labels = json!({"pullpass-test": self.group});
+        let name = self.delivery.name_of(kind);
+        let (namespaces, taken) = take_first_pods(self.cluster, &name, &labels, change);
+        for pod in taken {
+            assert_eq!(pull_secrets_of(&pod), ["regcred"], "{pod}");
         }
-        let names: Vec<String> = pods.keys().cloned().collect();
-        at_once(NAMESPACES, |index| {
-            let labels = json!({"pullpass-test": self.group});
-            let object = json!({"metadata": {"name": names[index], "labels": labels}});
-            let created = self.cluster.api.post("/api/v1/namespaces", &object);
-            created.expect("the namespace is new");
-        });
-        thread::scope(|scope| {
-            // One looks for all: twenty who ask again and again would keep the machine busy.
-            wait_for("every default ServiceAccount", HAPPY, || {
-                for namespace in self.with_accounts()? {
-                    if let Some(pod) = pods.remove(&namespace) {
-                        scope.spawn(move || self.take(&namespace, &pod));
-                    }
-                }
-                pods.is_empty()
-                    .then_some(())
-                    .ok_or_else(|| pods.len().to_string())
-            });
-        });
-        let made = names
-            .iter()
-            .map(|name| Namespace::existing(self.cluster, name));
-        made.collect()
-    }
-
-    /// Namespaces whose default ServiceAccount is there: without it, Pods are refused.
-    fn with_accounts(&self) -> Result<Vec<String>, String> {
-        let all = "/api/v1/serviceaccounts?fieldSelector=metadata.name=default";
-        let list = self.cluster.api.get(all)?;
-        let accounts = list["items"].as_array().cloned().unwrap_or_default();
-        let namespace =
-            |account: &Value| Some(account["metadata"]["namespace"].as_str()?.to_owned());
-        Ok(accounts.iter().filter_map(namespace).collect())
-    }
-
-    /// Makes a Pod, which must come out with the secret.
-    fn take(&self, namespace: &str, pod: &Value) {
-        let pods = format!("/api/v1/namespaces/{namespace}/pods");
-        let taken = wait_for("the Pod is taken", HAPPY, || {
-            self.cluster.api.post(&pods, pod)
-        });
-        assert_eq!(pull_secrets_of(&taken), ["regcred"], "{taken}");
+        namespaces
     }
 
     /// How many of the Pods had a failed pull.
@@ -175,6 +138,108 @@ impl<'a> FirstPods<'a> {
             lag("count"),
         );
     }
+}
+
+/// Makes new namespaces, and in each a Pod at the first moment at which the API server takes it. Gives
+/// both, the Pods as they were taken.
+fn take_first_pods<'a>(
+    cluster: &'a Cluster,
+    prefix: &str,
+    labels: &Value,
+    change: impl Fn(&mut Value),
+) -> (Vec<Namespace<'a>>, Vec<Value>) {
+    let kit = cluster.registries();
+    let mut pods = BTreeMap::new();
+    for index in 0..NAMESPACES {
+        let mut pod = pod("app", &[("app", &kit.fresh(ALPHA.host, "first/pod"))]);
+        change(&mut pod);
+        pods.insert(format!("{prefix}-{index}"), pod);
+    }
+    let names: Vec<String> = pods.keys().cloned().collect();
+    at_once(NAMESPACES, |index| {
+        let object = json!({"metadata": {"name": names[index], "labels": labels}});
+        let created = cluster.api.post("/api/v1/namespaces", &object);
+        created.expect("the namespace is new");
+    });
+    let taken = thread::scope(|scope| {
+        let mut taking = Vec::new();
+        // One looks for all: twenty who ask again and again would keep the machine busy.
+        wait_for("every default ServiceAccount", HAPPY, || {
+            for account in default_accounts(cluster)? {
+                if let Some(pod) = pods.remove(namespace_of(&account)) {
+                    let path = format!("/api/v1/namespaces/{}/pods", namespace_of(&account));
+                    taking.push(scope.spawn(move || {
+                        wait_for("the Pod is taken", HAPPY, || cluster.api.post(&path, &pod))
+                    }));
+                }
+            }
+            pods.is_empty()
+                .then_some(())
+                .ok_or_else(|| pods.len().to_string())
+        });
+        let taken = taking.into_iter().map(|thread| thread.join());
+        taken.map(|pod| pod.expect("it says why itself")).collect()
+    });
+    let namespaces = names.iter().map(|name| Namespace::existing(cluster, name));
+    (namespaces.collect(), taken)
+}
+
+/// The default ServiceAccounts that there are: without one, Pods are refused.
+fn default_accounts(cluster: &Cluster) -> Result<Vec<Value>, String> {
+    let all = "/api/v1/serviceaccounts?fieldSelector=metadata.name=default";
+    let list = cluster.api.get(all)?;
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
+}
+
+fn namespace_of(object: &Value) -> &str {
+    let name = object["metadata"]["namespace"].as_str();
+    name.expect("it is in a namespace")
+}
+
+/// What patchers of ServiceAccounts do, in the namespaces whose names begin with `prefix`: as soon as the
+/// default ServiceAccount is there, put a copy of the Secret beside it, and its name into it.
+fn patch_accounts(cluster: &Cluster, prefix: &str, secret: &Value, is_over: &AtomicBool) {
+    let patch = json!({"imagePullSecrets": [{"name": "regcred"}]});
+    let mut patched = BTreeSet::new();
+    while !is_over.load(Ordering::Relaxed) {
+        for account in default_accounts(cluster).unwrap_or_default() {
+            let namespace = namespace_of(&account);
+            if !namespace.starts_with(prefix) || !patched.insert(namespace.to_owned()) {
+                continue;
+            }
+            let namespace = Namespace::existing(cluster, namespace);
+            namespace.create_object("secrets", secret);
+            let changed = namespace.merge("serviceaccounts", "default", &patch);
+            changed.expect("the account is there");
+        }
+    }
+}
+
+/// The negative control: with a patcher, first Pods are admitted before it comes, and never pull. It has
+/// the advantage of asking without a pause, where the real ones wait for an event.
+fn behind_a_patcher(cluster: &Cluster) {
+    let prefix = cluster.unique("patched");
+    let login = secret("regcred", &docker_config(&[ALPHA.entry()]).to_string());
+    let is_over = AtomicBool::new(false);
+    let taken = thread::scope(|scope| {
+        scope.spawn(|| patch_accounts(cluster, &prefix, &login, &is_over));
+        let (_, taken) = take_first_pods(cluster, &prefix, &json!({}), |_| {});
+        is_over.store(true, Ordering::Relaxed);
+        taken
+    });
+    let bare = taken.iter().filter(|pod| pull_secrets_of(pod).is_empty());
+    let bare: Vec<&str> = bare.map(namespace_of).collect();
+    for namespace in &bare {
+        Namespace::existing(cluster, namespace).pull_failed("app");
+    }
+    let count = bare.len();
+    println!(
+        "behind a patcher of ServiceAccounts: {count} of {NAMESPACES} first Pods without the secret"
+    );
+    assert!(
+        count > 0,
+        "then the other trials of first Pods prove nothing"
+    );
 }
 
 fn first_pods(cluster: &Cluster) {

@@ -26,9 +26,7 @@ pub(crate) fn register(trials: &mut Trials) {
         rotations(cluster, 3)
     });
     trials.alone("incident_01_every_replica_gone", every_replica_gone);
-    trials.alone("incident_10_api_server_frozen_and_restarted", |cluster| {
-        frozen(cluster, 15);
-    });
+    trials.alone("incident_10_api_server_frozen_and_restarted", frozen);
 }
 
 /// The long variants.
@@ -43,12 +41,6 @@ pub(crate) fn register_soak(trials: &mut Trials) {
         "soak_incident_24_certificates_rotated_under_load",
         |cluster| {
             rotations(cluster, 20);
-        },
-    );
-    trials.alone(
-        "soak_incident_10_api_server_frozen_for_a_minute",
-        |cluster| {
-            frozen(cluster, 60);
         },
     );
 }
@@ -171,13 +163,13 @@ fn every_replica_gone(cluster: &Cluster) {
 }
 
 /// Admissions do not need the API server: asked directly, a webhook goes on as if nothing had happened.
-fn frozen(cluster: &Cluster, seconds: usize) {
+fn frozen(cluster: &Cluster) {
     let release = installed(cluster);
     let replicas = release.role("webhook");
     let question = release.ask_directly(&replicas[0]);
-    let before = ask_for(&question, seconds);
+    let before = ask_for(&question, 15);
     cluster.plane.freeze_api_server();
-    let during = ask_for(&question, seconds);
+    let during = ask_for(&question, 60);
     cluster.plane.thaw_api_server();
     println!("asked directly before: {before}");
     println!("asked directly while the API server is frozen: {during}");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
-use crate::harness::controller::INDEX;
+use crate::harness::controller::{INDEX, RULES};
 use crate::harness::delivery::{Delivery, at_once, payload, secret, set_payload};
 use crate::harness::namespace::{Namespace, docker_config, pod, pull_secrets_of};
 use crate::harness::trials::Trials;
@@ -33,6 +33,10 @@ pub(crate) fn register(trials: &mut Trials) {
     trials.api(
         "delivery_incident_07_foreign_secrets_are_left_alone",
         foreign,
+    );
+    trials.api(
+        "delivery_incident_37_a_namespace_admin_reaches_no_other_namespace",
+        namespace_admin,
     );
     trials.api("delivery_scenario_35_rotation_in_place", rotation);
     trials.api(
@@ -397,6 +401,93 @@ fn fight(cluster: &Cluster) {
         "seven writes in a minute"
     );
     delivery.until_copied(&namespace, "regcred", &first);
+}
+
+/// Whatever the administrator of one namespace makes there, it changes nothing in another: sources, rules and
+/// index are pullpass's own, whatever labels others give to theirs.
+fn namespace_admin(cluster: &Cluster) {
+    let delivery = Delivery::of_regcred(cluster);
+    let (tenant, other) = (delivery.namespace("tenant"), delivery.namespace("other"));
+    let before = delivery.until_copied(&other, "regcred", &payload("first"));
+    delivery.until_copied(&tenant, "regcred", &payload("first"));
+    let binding = json!({
+        "metadata": {"name": "tenant"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "tenant"}],
+    });
+    let bindings = format!(
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
+        tenant.name
+    );
+    let bound = cluster.api.post(&bindings, &binding);
+    bound.expect("it is new");
+    let as_tenant = |arguments: &[&str], input: &str| {
+        let who = ["--as=tenant", "--namespace", &tenant.name];
+        let arguments = [&who, arguments].concat();
+        cluster.kubectl.try_run(&arguments, input)
+    };
+
+    let metadata = |name: &str| {
+        json!({
+            "name": name,
+            "labels": {
+                "app.kubernetes.io/managed-by": "pullpass",
+                "app.kubernetes.io/instance": delivery.instance(),
+            },
+            "annotations": {
+                "reflector.v1.k8s.emberstack.com/reflection-allowed": "true",
+                "reflector.v1.k8s.emberstack.com/reflection-auto-enabled": "true",
+            },
+        })
+    };
+    let map = |name: &str, key: &str, text: &str| {
+        let data = json!({key: text});
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(name), "data": data})
+    };
+    let rules = "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\n\
+                 pullSecrets: [{name: forged}]\nrules: [{name: forged, pullSecrets: [forged]}]\n";
+    let mut forgeries = ["regcred", "forged"].map(|name| secret(name, &payload("forged")));
+    for forgery in &mut forgeries {
+        let name = forgery["metadata"]["name"].as_str().map(ToOwned::to_owned);
+        forgery["metadata"] = metadata(&name.expect("it has one"));
+    }
+    let maps = [
+        map(RULES, "rules.yaml", rules),
+        map(INDEX, "index.json", r#"{"version":1,"rules":""}"#),
+    ];
+    for forgery in forgeries.iter().chain(&maps) {
+        let apply = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--filename=-",
+        ];
+        let applied = as_tenant(&apply, &forgery.to_string());
+        applied.expect("it is the tenant's own namespace");
+    }
+    let own = &delivery.own().name;
+    let forbidden: [&[&str]; 4] = [
+        &["label", "namespace", &tenant.name, "team=other"],
+        &["get", "secret", "regcred", "--namespace", own],
+        &["get", "secret", "regcred", "--namespace", &other.name],
+        &["get", "configmap", RULES, "--namespace", own],
+    ];
+    for arguments in forbidden {
+        let error = as_tenant(arguments, "").expect_err(&arguments.join(" "));
+        assert!(error.contains("orbidden"), "{error}");
+    }
+
+    // What comes after the forgeries goes its way, and nothing of them has.
+    delivery.change_source("regcred", &payload("second"));
+    for namespace in [&tenant, &other] {
+        delivery.until_copied(namespace, "regcred", &payload("second"));
+    }
+    let secrets = other.list("secrets", "").expect("it is there");
+    assert_eq!(secrets.len(), 1, "{secrets:?}");
+    assert_eq!(uid(&secrets[0]), uid(&before));
+    let index = delivery.index().expect("it is published");
+    let known = index["secrets"].as_object().expect("it knows secrets");
+    assert_eq!(known.keys().collect::<Vec<_>>(), ["regcred"]);
 }
 
 fn foreign(cluster: &Cluster) {

@@ -403,6 +403,39 @@ fn fight(cluster: &Cluster) {
     delivery.until_copied(&namespace, "regcred", &first);
 }
 
+/// Copies, a source, rules and an index with every mark of ours and of other tools.
+fn forgeries(instance: &str) -> Vec<Value> {
+    let metadata = |name: &str| {
+        json!({
+            "name": name,
+            "labels": {
+                "app.kubernetes.io/managed-by": "pullpass",
+                "app.kubernetes.io/instance": instance,
+            },
+            "annotations": {
+                "reflector.v1.k8s.emberstack.com/reflection-allowed": "true",
+                "reflector.v1.k8s.emberstack.com/reflection-auto-enabled": "true",
+            },
+        })
+    };
+    let map = |name: &str, key: &str, text: &str| {
+        let data = json!({key: text});
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(name), "data": data})
+    };
+    let rules = "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\n\
+                 pullSecrets: [{name: forged}]\nrules: [{name: forged, pullSecrets: [forged]}]\n";
+    let mut forgeries = ["regcred", "forged"].map(|name| secret(name, &payload("forged")));
+    for forgery in &mut forgeries {
+        let name = forgery["metadata"]["name"].as_str().map(ToOwned::to_owned);
+        forgery["metadata"] = metadata(&name.expect("it has one"));
+    }
+    let maps = [
+        map(RULES, "rules.yaml", rules),
+        map(INDEX, "index.json", r#"{"version":1,"rules":""}"#),
+    ];
+    forgeries.into_iter().chain(maps).collect()
+}
+
 /// Whatever the administrator of one namespace makes there, it changes nothing in another: sources, rules and
 /// index are pullpass's own, whatever labels others give to theirs.
 fn namespace_admin(cluster: &Cluster) {
@@ -427,35 +460,7 @@ fn namespace_admin(cluster: &Cluster) {
         cluster.kubectl.try_run(&arguments, input)
     };
 
-    let metadata = |name: &str| {
-        json!({
-            "name": name,
-            "labels": {
-                "app.kubernetes.io/managed-by": "pullpass",
-                "app.kubernetes.io/instance": delivery.instance(),
-            },
-            "annotations": {
-                "reflector.v1.k8s.emberstack.com/reflection-allowed": "true",
-                "reflector.v1.k8s.emberstack.com/reflection-auto-enabled": "true",
-            },
-        })
-    };
-    let map = |name: &str, key: &str, text: &str| {
-        let data = json!({key: text});
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(name), "data": data})
-    };
-    let rules = "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\n\
-                 pullSecrets: [{name: forged}]\nrules: [{name: forged, pullSecrets: [forged]}]\n";
-    let mut forgeries = ["regcred", "forged"].map(|name| secret(name, &payload("forged")));
-    for forgery in &mut forgeries {
-        let name = forgery["metadata"]["name"].as_str().map(ToOwned::to_owned);
-        forgery["metadata"] = metadata(&name.expect("it has one"));
-    }
-    let maps = [
-        map(RULES, "rules.yaml", rules),
-        map(INDEX, "index.json", r#"{"version":1,"rules":""}"#),
-    ];
-    for forgery in forgeries.iter().chain(&maps) {
+    for forgery in forgeries(&delivery.instance()) {
         let apply = [
             "apply",
             "--server-side",

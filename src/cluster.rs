@@ -8,3 +8,7 @@
 pub mod client;
 pub mod secret;
 pub mod watch;
+
+/// Name of pullpass's webhook inside its configuration. Never to change: an entry of which we own a field
+/// cannot be renamed.
+pub const WEBHOOK: &str = "pods.pullpass.dev";

@@ -18,9 +18,9 @@ mod objects;
 mod rules;
 mod stored;
 
+pub use crate::cluster::WEBHOOK;
 pub use budget::WRITES_PER_MINUTE_MAX;
 pub use leader::LEASE_SECONDS;
-pub use objects::WEBHOOK;
 
 use std::future::pending;
 use std::io;
@@ -30,10 +30,11 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use k8s_openapi::NamespaceResourceScope;
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
 use prometheus::IntGauge;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use self::certificates::Certificates;
 use self::delivery::{Delivery, Parts};
@@ -50,6 +51,10 @@ use crate::http::probes::{self, Readiness};
 use crate::http::server::{Bound, ServerMetrics};
 use crate::metrics::{ControllerMetrics, Metrics};
 use crate::shutdown::{self, Stop};
+
+/// Longest wait until a watch shows what was written. It takes milliseconds, unless the watch is cut just
+/// then; looking too early costs one more write at most, since each names the version it replaces.
+const OBSERVE_MAX: Duration = Duration::from_secs(5);
 
 /// What to run, and on which objects.
 #[derive(Debug, Clone)]
@@ -380,4 +385,14 @@ async fn next_change<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
         pending::<()>().await;
     }
+}
+
+/// Waits until a watch shows another version than the one `before`; not for ever.
+async fn observed<K: ResourceExt>(watched: &mut watch::Receiver<Seen<K>>, before: Option<String>) {
+    let is_other = |seen: &Seen<K>| {
+        let version = seen.object().and_then(|object| object.resource_version());
+        version != before
+    };
+    // At the deadline, the next look says what to do.
+    timeout(OBSERVE_MAX, watched.wait_for(is_other)).await.ok();
 }

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::installation::WEBHOOK;
+use crate::cluster::WEBHOOK;
 
 mod access;
 mod certificate;

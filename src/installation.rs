@@ -16,6 +16,3 @@ pub use names::{
     Names, Target, component_of, configuration_of, delivers, server_name, webhook_of,
     with_component,
 };
-
-/// Name of pullpass's webhook in its configuration, for ever.
-pub const WEBHOOK: &str = "pods.pullpass.dev";

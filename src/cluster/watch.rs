@@ -122,29 +122,17 @@ pub async fn follow_one<K: Followed>(
     freshness: Freshness,
     latest: watch::Sender<Seen<K>>,
 ) -> Infallible {
-    let config = config().fields(&format!("metadata.name={name}"));
-    let kind = K::kind(&K::DynamicType::default()).into_owned();
-    let mut listed = None;
-    follow(
-        watcher(api, config),
-        &kind,
-        freshness,
-        |event| match event {
-            Ok(Event::Init) => listed = None,
-            Ok(Event::InitApply(object)) => listed = Some(object),
-            Ok(Event::InitDone) => {
-                let seen = listed.take().map(|object| Seen::Present(Arc::new(object)));
-                latest.send_replace(seen.unwrap_or(Seen::Absent));
-            }
-            Ok(Event::Apply(object)) => {
-                latest.send_replace(Seen::Present(Arc::new(object)));
-            }
-            Ok(Event::Delete(_)) => {
-                latest.send_replace(Seen::Absent);
-            }
-            Err(_) => {}
-        },
-    )
+    let fields = format!("metadata.name={name}");
+    let read = |object| ((), Some(Arc::new(object)));
+    follow_each(api, Some(&fields), freshness, read, |change| {
+        let seen = match change {
+            Change::Listed(all) => all.into_values().next().map(Seen::Present),
+            Change::Set((), object) => Some(Seen::Present(object)),
+            Change::Gone(()) => None,
+            Change::Denied => return,
+        };
+        latest.send_replace(seen.unwrap_or(Seen::Absent));
+    })
     .await
 }
 

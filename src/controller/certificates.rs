@@ -16,23 +16,17 @@ use kube::{Api, Resource, ResourceExt};
 use prometheus::IntCounter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::budget::Budget;
 use super::events::{Events, Reason};
 use super::objects::{self, Owner};
 use super::stored::{Current, Stored};
-use super::{CertificateMode, pauses};
-use crate::cluster::watch::Seen;
+use super::{CertificateMode, observed, pauses};
 use crate::metrics::ControllerMetrics;
 use crate::pki::PkiError;
 use crate::pki::rotation::{self, Observed, Step, StoredCa, StoredLeaf, Timing, Unchanged, Why};
 use crate::shutdown::Stop;
-
-/// Longest wait until a watch shows what was written. It takes milliseconds, unless the watch is cut just
-/// then; looking too early costs one more write at most, since each names the version it replaces.
-const OBSERVE_MAX: Duration = Duration::from_secs(5);
 
 /// The one that keeps the certificates.
 pub(super) struct Certificates {
@@ -388,19 +382,6 @@ fn regarding(secret: &Secret) -> ObjectReference {
         resource_version: secret.resource_version(),
         ..secret.object_ref(&())
     }
-}
-
-/// Waits until a watch shows another version than the one `before`; not for ever.
-pub(super) async fn observed<K: ResourceExt>(
-    watched: &mut watch::Receiver<Seen<K>>,
-    before: Option<String>,
-) {
-    let is_other = |seen: &Seen<K>| {
-        let version = seen.object().and_then(|object| object.resource_version());
-        version != before
-    };
-    // At the deadline, the next look says what to do.
-    timeout(OBSERVE_MAX, watched.wait_for(is_other)).await.ok();
 }
 
 fn said_of_ca(why: Why, was_there: bool) -> (Reason, String) {

@@ -14,13 +14,12 @@ use kube::ResourceExt;
 use kube::api::{ObjectMeta, PatchParams};
 use serde_json::{Value, json};
 
+use crate::cluster::WEBHOOK;
+use crate::delivery::copy::MANAGED_BY;
+
 /// Who the API server says wrote our fields. Never to change: fields of another manager stay behind.
 const FIELD_MANAGER: &str = "pullpass-controller";
-/// Name of the webhook inside its configuration. Never to change: an entry of which we own a field
-/// cannot be renamed.
-pub const WEBHOOK: &str = "pods.pullpass.dev";
 
-const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "pullpass");
 const COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "controller");
 /// Labels that our objects take over from the ServiceAccount, which the chart made.
 const INHERITED: [&str; 2] = ["app.kubernetes.io/name", "app.kubernetes.io/instance"];
@@ -153,7 +152,7 @@ pub(super) fn ca_bundle(configuration: &MutatingWebhookConfiguration, pem: &str)
 
 /// How all of this is written.
 pub(super) fn apply() -> PatchParams {
-    PatchParams::apply(FIELD_MANAGER).force()
+    apply_unforced().force()
 }
 
 /// The same, but not over fields of somebody else: for what is to be made.

@@ -123,7 +123,7 @@ impl Current {
         let configuration = configuration
             .ok_or_else(|| format!("MutatingWebhookConfiguration {name} does not exist"))?;
         objects::bundle_of(configuration).ok_or_else(|| {
-            let webhook = objects::WEBHOOK;
+            let webhook = crate::cluster::WEBHOOK;
             format!("MutatingWebhookConfiguration {name} has no webhook {webhook}")
         })
     }

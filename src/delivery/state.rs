@@ -149,6 +149,8 @@ impl State {
         };
         let payload = entry.and_then(|entry| self.payload(entry));
         let (step, state) = step::next(wanted, there);
+        let waits = step == Step::Create && !self.is_remembered(secret_name);
+        let step = if waits { Step::Nothing } else { step };
         Look {
             step,
             state,
@@ -156,6 +158,15 @@ impl State {
             payload,
             there,
         }
+    }
+
+    /// Namespace and name of every Secret that may be a copy: each name that is followed, in each namespace.
+    pub fn objects(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        let namespaces = self.namespaces.known();
+        self.copies.keys().flat_map(move |name| {
+            let namespaces = namespaces.into_iter().flat_map(BTreeMap::keys);
+            namespaces.map(move |namespace| (namespace, name))
+        })
     }
 
     /// Names of copies that are or should be followed: those of the rules, and those of former rules
@@ -181,6 +192,14 @@ impl State {
                 secret.is_ours() && !off_limits
             })
         })
+    }
+
+    /// Whether the index, which outlives rules and controllers, says that there are copies of this name.
+    /// Before it does none is made: under other rules, nobody would know of it.
+    fn is_remembered(&self, secret_name: &str) -> bool {
+        let mut published = self.published.iter().flatten();
+        // An index that does not fit must not stop everything.
+        self.is_index_too_large || published.any(|index| index.delivered.contains(secret_name))
     }
 
     /// What a source holds: `None` before it was looked for, then `Some(None)` if there is none to be
@@ -332,6 +351,7 @@ pub(crate) mod tests {
                 .or_default()
                 .replace(BTreeMap::new());
         }
+        state.published = Some(state.index());
         state
     }
 
@@ -430,6 +450,20 @@ pub(crate) mod tests {
         };
         let listing = state.other_sources.entry(elsewhere).or_default();
         listing.replace([("harbor".into(), source(GOOD))].into());
+        state.published = Some(state.index());
+        check(&state, "a", "harbor", Step::Create);
+    }
+
+    #[test]
+    fn incident_24_no_copy_is_made_before_its_name_is_remembered() {
+        let mut state = state("{name: harbor}");
+        state.published = Some(None);
+        check(&state, "a", "harbor", Step::Nothing);
+        assert_eq!(state.look("a", "harbor").state, Some(CopyState::Missing));
+        state.is_index_too_large = true;
+        check(&state, "a", "harbor", Step::Create);
+        state.is_index_too_large = false;
+        state.published = Some(state.index());
         check(&state, "a", "harbor", Step::Create);
     }
 

@@ -62,20 +62,15 @@ impl State {
         for entry in self.entries() {
             survey.insert(entry.name.clone(), Census::default());
         }
-        let namespaces = self.namespaces.known();
-        let namespaces = namespaces.map(|known| known.keys().collect::<Vec<_>>());
-        let namespaces = namespaces.unwrap_or_default();
-        for secret_name in self.copies.keys() {
-            for namespace in &namespaces {
-                let look = self.look(namespace, secret_name);
-                let Some((entry, state)) = look.entry.zip(look.state) else {
-                    continue;
-                };
-                let census: &mut Census = survey.entry(entry.name.clone()).or_default();
-                *census.counts.entry(state).or_default() += 1;
-                if state == CopyState::Foreign {
-                    census.foreign.push(Arc::clone(namespace));
-                }
+        for (namespace, secret_name) in self.objects() {
+            let look = self.look(namespace, secret_name);
+            let Some((entry, state)) = look.entry.zip(look.state) else {
+                continue;
+            };
+            let census: &mut Census = survey.entry(entry.name.clone()).or_default();
+            *census.counts.entry(state).or_default() += 1;
+            if state == CopyState::Foreign {
+                census.foreign.push(Arc::clone(namespace));
             }
         }
         survey

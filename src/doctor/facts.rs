@@ -67,7 +67,7 @@ pub struct Facts {
     pub names: Names,
     /// Major and minor version of Kubernetes.
     pub version: (u32, u32),
-    /// Every configuration of the release that holds [`crate::installation::WEBHOOK`].
+    /// Every configuration of the release that holds [`crate::cluster::WEBHOOK`].
     pub configurations: Looked<Vec<MutatingWebhookConfiguration>>,
     /// The Service that the configuration names.
     pub service: Looked<Service>,

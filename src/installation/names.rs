@@ -3,8 +3,8 @@
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
 use kube::ResourceExt as _;
 
-use super::WEBHOOK;
 use super::workloads::Deployment;
+use crate::cluster::WEBHOOK;
 
 /// What the objects of the installation are called.
 #[derive(Debug, Clone, PartialEq, Eq)]

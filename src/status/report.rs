@@ -178,22 +178,19 @@ pub fn report(facts: &Facts, now: u64) -> Report {
 fn copies(facts: &Facts) -> (BTreeMap<String, CopiesReport>, Vec<Place>) {
     let mut copies: BTreeMap<String, CopiesReport> = BTreeMap::new();
     let mut unwanted = Vec::new();
-    let namespaces = facts.state.namespaces.known();
-    for secret in facts.state.copies.keys() {
-        for namespace in namespaces.into_iter().flat_map(|known| known.keys()) {
-            let look = facts.state.look(namespace, secret);
-            if look.step == Step::Delete {
-                unwanted.push(Place {
-                    namespace: namespace.to_string(),
-                    secret: secret.to_string(),
-                });
-            }
-            let Some((entry, state)) = look.entry.zip(look.state) else {
-                continue;
-            };
-            let report = copies.entry(entry.name.to_string()).or_default();
-            report.of(state).push(namespace.to_string());
+    for (namespace, secret) in facts.state.objects() {
+        let look = facts.state.look(namespace, secret);
+        if look.step == Step::Delete {
+            unwanted.push(Place {
+                namespace: namespace.to_string(),
+                secret: secret.to_string(),
+            });
         }
+        let Some((entry, state)) = look.entry.zip(look.state) else {
+            continue;
+        };
+        let report = copies.entry(entry.name.to_string()).or_default();
+        report.of(state).push(namespace.to_string());
     }
     (copies, unwanted)
 }

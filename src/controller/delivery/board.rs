@@ -3,6 +3,7 @@
 //! Watches change it, whoever leads works on it. A change queues only what has something to be done; so
 //! an event that changes nothing costs a look and no call.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -56,44 +57,29 @@ impl Board {
             return;
         }
         let queue = &mut queue;
-        let namespaces = state
-            .namespaces
-            .known()
-            .into_iter()
-            .flat_map(|all| all.keys());
         for scope in scopes {
             match scope {
-                Scope::One(key, lane) => look(&state, queue, &key, lane),
+                Scope::One((namespace, name), lane) => {
+                    look(&state, queue, (&namespace, &name), lane)
+                }
                 Scope::Namespace(namespace) => {
                     for name in state.copies.keys() {
-                        look(
-                            &state,
-                            queue,
-                            &(namespace.clone(), name.clone()),
-                            Lane::Urgent,
-                        );
+                        look(&state, queue, (&namespace, name), Lane::Urgent);
                     }
                 }
                 Scope::Name(name) => {
-                    for namespace in namespaces.clone() {
-                        look(
-                            &state,
-                            queue,
-                            &(namespace.clone(), name.clone()),
-                            Lane::Normal,
-                        );
+                    for namespace in state
+                        .namespaces
+                        .known()
+                        .into_iter()
+                        .flat_map(BTreeMap::keys)
+                    {
+                        look(&state, queue, (namespace, &name), Lane::Normal);
                     }
                 }
                 Scope::Everything => {
-                    for name in state.copies.keys() {
-                        for namespace in namespaces.clone() {
-                            look(
-                                &state,
-                                queue,
-                                &(namespace.clone(), name.clone()),
-                                Lane::Normal,
-                            );
-                        }
+                    for object in state.objects() {
+                        look(&state, queue, object, Lane::Normal);
                     }
                 }
                 Scope::Ended(namespace) => queue.forget(&namespace),
@@ -162,9 +148,9 @@ impl Board {
 }
 
 /// Queues a Secret if there is something to be done about it.
-fn look(state: &State, queue: &mut Queue, key: &Key, lane: Lane) {
-    if state.look(&key.0, &key.1).step != Step::Nothing {
-        queue.push(key.clone(), lane, Instant::now());
+fn look(state: &State, queue: &mut Queue, (namespace, name): (&Arc<str>, &Arc<str>), lane: Lane) {
+    if state.look(namespace, name).step != Step::Nothing {
+        queue.push((namespace.clone(), name.clone()), lane, Instant::now());
     }
 }
 

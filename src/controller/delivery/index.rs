@@ -1,7 +1,7 @@
 //! Publishes the index for the webhook, whenever it should be another than it is.
 //!
-//! It goes out beside the copies, not after them: a webhook that knows a secret too early only names one
-//! that is on its way.
+//! It goes out before the first copy of a name, and beside the others: a webhook that knows a secret too
+//! early only names one that is on its way.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::super::budget::Budget;
-use super::super::certificates::observed;
 use super::super::objects::{self, Owner};
-use super::super::{next_change, pauses};
+use super::super::{next_change, observed, pauses};
 use super::BURST;
-use super::board::Board;
+use super::board::{Board, Scope};
 use crate::cluster::watch::Seen;
+use crate::delivery::State;
 use crate::index::IndexDocument;
 use crate::index::document::INDEX_KEY;
 use crate::metrics::DeliveryMetrics;
@@ -36,12 +36,15 @@ pub(super) async fn follow(
             Seen::Absent => Some(None),
             Seen::Present(map) => Some(read(map)),
         };
-        board.change(|state| {
-            state.published = published;
-            Vec::new()
-        });
+        board.change(|state| publish(state, published));
         next_change(&mut seen).await;
     }
+}
+
+/// Notes what is published. Copies may have waited for names in it.
+fn publish(state: &mut State, published: Option<Option<IndexDocument>>) -> Vec<Scope> {
+    state.published = published;
+    vec![Scope::Everything]
 }
 
 /// What cannot be read is as good as none.
@@ -118,10 +121,7 @@ impl Publisher {
         tracing::info!(secrets = index.secrets.len(), "index published");
         observed(&mut self.seen, before).await;
         self.written = Some(index.clone());
-        self.board.change(|state| {
-            state.published = Some(Some(index));
-            Vec::new()
-        });
+        self.board.change(|state| publish(state, Some(Some(index))));
         Ok(None)
     }
 
@@ -129,6 +129,7 @@ impl Publisher {
     fn unpublished(&self) -> Option<IndexDocument> {
         let state = self.board.state();
         let index = state.index()?;
-        (state.published != Some(Some(index.clone()))).then_some(index)
+        let published = state.published.iter().flatten().next();
+        (published != Some(&index)).then_some(index)
     }
 }

@@ -315,14 +315,12 @@ fn scopes_of(state: &State, source: &SourceRef) -> Vec<Scope> {
 
 fn namespaces(state: &mut State, change: Change<Arc<str>, Namespace>) -> Vec<Scope> {
     let before = |name: &Arc<str>| state.namespaces.known().map(|known| known.get(name));
-    match &change {
+    let scopes = match &change {
         Change::Listed(all) => {
             // After the first list, what was not there is new, and somebody may wait.
             let is_new = |name: &&Arc<str>| before(name) == Some(None);
             let new = all.keys().filter(is_new).cloned().map(Scope::Namespace);
-            let scopes = new.chain([Scope::Everything]).collect();
-            apply(&mut state.namespaces, change);
-            scopes
+            new.chain([Scope::Everything]).collect()
         }
         Change::Set(name, namespace) => {
             let is_anew = !namespace.is_terminating
@@ -330,23 +328,14 @@ fn namespaces(state: &mut State, change: Change<Arc<str>, Namespace>) -> Vec<Sco
                     .flatten()
                     .is_some_and(|before| before.is_terminating);
             let ended = is_anew.then(|| Scope::Ended(name.clone()));
-            let scopes = ended
-                .into_iter()
-                .chain([Scope::Namespace(name.clone())])
-                .collect();
-            apply(&mut state.namespaces, change);
-            scopes
+            let scopes = ended.into_iter().chain([Scope::Namespace(name.clone())]);
+            scopes.collect()
         }
-        Change::Gone(name) => {
-            let scopes = vec![Scope::Ended(name.clone())];
-            apply(&mut state.namespaces, change);
-            scopes
-        }
-        Change::Denied => {
-            apply(&mut state.namespaces, change);
-            Vec::new()
-        }
-    }
+        Change::Gone(name) => vec![Scope::Ended(name.clone())],
+        Change::Denied => Vec::new(),
+    };
+    apply(&mut state.namespaces, change);
+    scopes
 }
 
 fn pods(state: &mut State, change: Change<ObjectKey, SecretNames>) -> Vec<Scope> {

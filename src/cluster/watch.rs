@@ -178,7 +178,8 @@ pub async fn follow_each<O: Followed, K: Ord, V>(
         Err(error) if is_denial(error) => on_change(Change::Denied),
         Err(_) => {}
     };
-    follow(watcher(api, config), &kind, freshness, on_event).await
+    let start = || watcher(api.clone(), config.clone());
+    follow(start, &kind, freshness, on_event).await
 }
 
 /// Follows names and labels of all objects of a cluster-scoped kind; nothing else of them is read.
@@ -217,8 +218,11 @@ fn config() -> watcher::Config {
 ///
 /// The pauses are not kube's: those start over with each [`Event::Init`], which is said before the API
 /// server was asked, so that they would never grow while lists fail.
-async fn follow<T>(
-    events: impl Stream<Item = watcher::Result<Event<T>>> + Send,
+///
+/// kube lists again on a 410 inside a watch, as the API server says it, but not where something between
+/// says it in the answer's head; then the watch starts anew by `start`.
+async fn follow<T, S: Stream<Item = watcher::Result<Event<T>>>>(
+    start: impl Fn() -> S,
     kind: &str,
     freshness: Freshness,
     mut on_event: impl FnMut(Result<Event<T>, &watcher::Error>),
@@ -232,7 +236,7 @@ async fn follow<T>(
     let mut next_pauses = pauses.build();
     let mut failed_at = Instant::now();
     let mut is_failing = false;
-    let mut events = pin!(events);
+    let mut events = pin!(start());
     loop {
         match events.next().await {
             Some(Ok(event)) => {
@@ -247,6 +251,9 @@ async fn follow<T>(
             }
             Some(Err(error)) => {
                 on_event(Err(&error));
+                if is_gone(&error) {
+                    events.set(start());
+                }
                 if !std::mem::replace(&mut is_failing, true) {
                     let error = unquoted(&error);
                     tracing::warn!(
@@ -276,6 +283,11 @@ fn is_denial(error: &watcher::Error) -> bool {
         | WatchFailed(kube::Error::Api(status)) => status.is_forbidden(),
         _ => false,
     }
+}
+
+/// Whether a watch may not start from the version that it knows.
+fn is_gone(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
 /// What went wrong. Of an answer that cannot be read not the words, which may quote a Secret.
@@ -412,19 +424,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn incident_36_410_lists_again_whichever_way_it_comes() {
         let map = |version, label| object("ConfigMap", "rules", version, label);
+        let expired = r#"{"kind":"Status","status":"Failure","reason":"Expired","code":410}"#;
         let server = Server::new(vec![
             list(&map(1, "a"), 1),
             answer(200, &gone()),
             list("", 2),
             answer(200, &gone()),
             list(&map(3, "b"), 3),
+            answer(410, expired),
+            list(&map(4, "c"), 4),
         ]);
         let mut tasks = JoinSet::new();
         let mut seen = follow_config_map(&server, &mut tasks);
-        until(&mut seen, "a").await;
-        until(&mut seen, "").await;
-        until(&mut seen, "b").await;
-        assert_eq!(server.asked().0, 3);
+        for label in ["a", "", "b", "c"] {
+            until(&mut seen, label).await;
+        }
+        assert_eq!(server.asked().0, 4);
     }
 
     #[tokio::test(start_paused = true)]

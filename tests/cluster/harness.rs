@@ -3,14 +3,15 @@
 //! The rooms, from the ground up: [`wait`] and [`process`] know nothing of Kubernetes; [`pki`],
 //! [`api`], [`kubectl`], [`helm`] and [`load`] speak to an API server; [`control_plane`], [`network`]
 //! and [`node`] start the programs; [`cluster`] puts them together; [`namespace`], [`webhook`],
-//! [`controller`], [`delivery`] and [`release`] are what scenarios are written with. [`sandbox`], [`tier`] and
-//! [`trials`] decide where and what is run.
+//! [`controller`], [`delivery`] and [`release`] are what scenarios are written with; [`gateway`] spoils the way to
+//! the API server. [`sandbox`], [`tier`] and [`trials`] decide where and what is run.
 
 pub(crate) mod api;
 pub(crate) mod cluster;
 pub(crate) mod control_plane;
 pub(crate) mod controller;
 pub(crate) mod delivery;
+pub(crate) mod gateway;
 pub(crate) mod helm;
 pub(crate) mod kubectl;
 pub(crate) mod load;

@@ -8,6 +8,7 @@ mod delivery;
 mod doctor;
 mod edits;
 mod failures;
+mod faults;
 mod injection;
 mod install;
 mod lifecycle;
@@ -52,6 +53,7 @@ pub(crate) fn register(trials: &mut Trials) {
     workloads::register(trials);
     certificates::register(trials);
     delivery::register(trials);
+    faults::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);

@@ -172,6 +172,13 @@ impl Cluster {
         self.plane.another_api_server(&name, &[])
     }
 
+    /// Such an API server anew, on the address that it had.
+    pub(crate) fn api_server_again(&self, api: &Api) -> Process {
+        let name = self.unique("kube-apiserver");
+        let (process, _) = self.plane.another_api_server_at(&name, api.address(), &[]);
+        process
+    }
+
     /// A kubeconfig of a ServiceAccount, for the API server that `api` speaks to.
     pub(crate) fn account_kubeconfig(&self, api: &Api, namespace: &str, account: &str) -> PathBuf {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");

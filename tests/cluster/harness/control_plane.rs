@@ -76,7 +76,16 @@ impl ControlPlane {
 
     /// Starts one more API server on the same etcd, for another way to reach webhooks.
     pub(crate) fn another_api_server(&self, name: &str, flags: &[&str]) -> (Process, Api) {
-        let address = free_address();
+        self.another_api_server_at(name, free_address(), flags)
+    }
+
+    /// The same on this address.
+    pub(crate) fn another_api_server_at(
+        &self,
+        name: &str,
+        address: SocketAddr,
+        flags: &[&str],
+    ) -> (Process, Api) {
         let process = self.start_api_server(name, address, flags);
         let user = self
             .pki

@@ -83,6 +83,14 @@ impl<'a> Installation<'a> {
         self.grant(&name, &role, &json!(cluster_role));
     }
 
+    /// Lets the controller hold one more Lease.
+    pub(crate) fn grant_lease(&self, lease: &str) {
+        let verbs = ["get", "create", "patch"];
+        let role = json!([rule("coordination.k8s.io", "leases", &[lease], &verbs)]);
+        let name = format!("{}-{lease}", self.namespace.name);
+        self.grant(&name, &role, &json!([]));
+    }
+
     /// Gives the controller's account a Role and a ClusterRole of this name.
     fn grant(&self, name: &str, role: &Value, cluster_role: &Value) {
         const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";

@@ -1,16 +1,20 @@
 //! A controller that delivers, kept apart from other trials by the names of its namespaces.
 
 use std::thread;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
+use super::api::Api;
 use super::cluster::Cluster;
 use super::controller::{Controller, INDEX, Installation, RULES};
 use super::namespace::{Namespace, docker_config};
 use super::wait::{HAPPY, wait_for};
 
+/// Arguments of a controller that delivers and does nothing else.
+pub(crate) const DELIVERS: &[&str] = &["--delivery", "--certificates", "none"];
 /// Key of the payload in a Secret of the usual type.
 const KEY: &str = ".dockerconfigjson";
 
@@ -27,13 +31,23 @@ impl<'a> Delivery<'a> {
     /// Starts a controller that may copy Secrets of these names, under rules with these `pullSecrets`;
     /// `NAMESPACES` in them stands for the trial's own namespaces.
     pub(crate) fn start(cluster: &'a Cluster, secret_names: &[&str], pull_secrets: &str) -> Self {
+        Self::start_at(cluster, &cluster.api, secret_names, pull_secrets)
+    }
+
+    /// The same with a controller that talks to this API server.
+    pub(crate) fn start_at(
+        cluster: &'a Cluster,
+        api: &Api,
+        secret_names: &[&str],
+        pull_secrets: &str,
+    ) -> Self {
         let installation = Installation::create(cluster, "deliver", "");
         installation.grant_delivery(secret_names);
         let rules = rules(&installation.namespace.name, pull_secrets);
         let patch = json!({"data": {"rules.yaml": rules}});
         let patched = installation.namespace.merge("configmaps", RULES, &patch);
         patched.expect("the ConfigMap is there");
-        let controller = installation.controller(&["--delivery", "--certificates", "none"]);
+        let controller = installation.controller_at(api, DELIVERS);
         Self {
             installation,
             controller,
@@ -41,13 +55,15 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// The same with one source `regcred`, which every namespace of the trial gets.
+    /// One with one source `regcred`, which every namespace of the trial gets.
     pub(crate) fn of_regcred(cluster: &'a Cluster) -> Self {
-        let delivery = Self::start(
-            cluster,
-            &["regcred"],
-            "{name: regcred, namespaces: NAMESPACES}",
-        );
+        Self::of_regcred_at(cluster, &cluster.api)
+    }
+
+    /// The same with a controller that talks to this API server.
+    pub(crate) fn of_regcred_at(cluster: &'a Cluster, api: &Api) -> Self {
+        let entry = "{name: regcred, namespaces: NAMESPACES}";
+        let delivery = Self::start_at(cluster, api, &["regcred"], entry);
         delivery.make_source("regcred", &payload("first"));
         delivery
     }
@@ -99,8 +115,20 @@ impl<'a> Delivery<'a> {
         name: &str,
         payload: &str,
     ) -> Value {
+        self.until_copied_within(namespace, name, payload, HAPPY)
+    }
+
+    /// The same, after something went wrong.
+    #[track_caller]
+    pub(crate) fn until_copied_within(
+        &self,
+        namespace: &Namespace<'_>,
+        name: &str,
+        payload: &str,
+        limit: Duration,
+    ) -> Value {
         let what = format!("a copy of {name} in {}", namespace.name);
-        wait_for(&what, HAPPY, || {
+        wait_for(&what, limit, || {
             let copy = namespace.get("secrets", name)?;
             let holds = copy["data"][KEY] == BASE64_STANDARD.encode(payload);
             let is_ours =

@@ -35,9 +35,9 @@ pub(crate) fn register(trials: &mut Trials) {
 }
 
 /// What a command said.
-struct Said {
-    code: Option<i32>,
-    report: Value,
+pub(super) struct Said {
+    pub(super) code: Option<i32>,
+    pub(super) report: Value,
     errors: String,
 }
 
@@ -58,7 +58,7 @@ fn ask_as(kubeconfig: &Path, delivery: &Delivery<'_>, words: &[&str]) -> Said {
     }
 }
 
-fn ask(cluster: &Cluster, delivery: &Delivery<'_>, words: &[&str]) -> Said {
+pub(super) fn ask(cluster: &Cluster, delivery: &Delivery<'_>, words: &[&str]) -> Said {
     ask_as(cluster.kubectl.kubeconfig(), delivery, words)
 }
 
@@ -341,7 +341,7 @@ fn doctor(cluster: &Cluster) {
 }
 
 /// The Deployment of the controller, by which commands know what things are called; nobody runs it.
-fn create_deployment(delivery: &Delivery<'_>) {
+pub(super) fn create_deployment(delivery: &Delivery<'_>) {
     let installation = &delivery.own().name;
     let labels = json!({
         "app.kubernetes.io/name": "pullpass",

@@ -18,7 +18,9 @@ mod load;
 mod overhead;
 mod pods;
 mod reach;
+mod sources;
 mod status;
+mod tenants;
 mod watches;
 mod workloads;
 
@@ -54,6 +56,8 @@ pub(crate) fn register(trials: &mut Trials) {
     certificates::register(trials);
     delivery::register(trials);
     faults::register(trials);
+    tenants::register(trials);
+    sources::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);

@@ -1,4 +1,4 @@
-//! A controller that delivers, kept apart from other trials by the names of its namespaces.
+//! A controller that delivers, and a webhook beside it, kept apart from other trials by the names of its namespaces.
 
 use std::thread;
 use std::time::Duration;
@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::api::Api;
 use super::cluster::Cluster;
 use super::controller::{Controller, INDEX, Installation, RULES};
-use super::namespace::{Namespace, docker_config};
+use super::namespace::{Namespace, docker_config, pull_secrets_of, unscheduled_pod};
 use super::wait::{HAPPY, wait_for};
+use super::webhook::{Pullpass, Reach, Registration};
 
 /// Arguments of a controller that delivers and does nothing else.
 pub(crate) const DELIVERS: &[&str] = &["--delivery", "--certificates", "none"];
@@ -203,6 +204,57 @@ impl<'a> Delivery<'a> {
     /// The value of the label that copies carry.
     pub(crate) fn instance(&self) -> String {
         format!("{0}.{0}", self.own().name)
+    }
+}
+
+/// A delivery and a webhook that follows it, as an installation has both.
+pub(crate) struct Product<'a> {
+    /// The controller's half.
+    pub(crate) delivery: Delivery<'a>,
+    /// The webhook's.
+    pub(crate) webhook: Pullpass,
+    /// Pods in namespaces with this value of the label `pullpass-test` pass it.
+    pub(crate) group: String,
+}
+
+impl<'a> Product<'a> {
+    /// Starts a delivery as [`Delivery::start`] does, and waits until the webhook is ready.
+    pub(crate) fn start(cluster: &'a Cluster, secret_names: &[&str], pull_secrets: &str) -> Self {
+        let delivery = Delivery::start(cluster, secret_names, pull_secrets);
+        let webhook = Pullpass::following(cluster, delivery.own(), &cluster.plane.kubeconfig);
+        webhook.until_ready();
+        let group = cluster.unique("product");
+        Registration::pullpass(&group, Reach::Url(webhook.url())).create(cluster);
+        Self {
+            delivery,
+            webhook,
+            group,
+        }
+    }
+
+    /// A new namespace of the trial whose Pods the webhook sees.
+    pub(crate) fn namespace(&self, suffix: &str) -> Namespace<'a> {
+        let labels = json!({"pullpass-test": self.group});
+        self.delivery.namespace_labelled(suffix, &labels)
+    }
+
+    /// Makes a source, and waits until webhooks may know it.
+    pub(crate) fn make_source(&self, name: &str, payload: &str) {
+        self.delivery.make_source(name, payload);
+        self.delivery
+            .until_indexed(name, |secret| secret["state"] == "usable");
+    }
+
+    /// Waits until a Pod with this image would get just these pull secrets in `namespace`.
+    #[track_caller]
+    pub(crate) fn until_injected(&self, namespace: &Namespace<'_>, image: &str, names: &[&str]) {
+        let trial = unscheduled_pod("trial", &[("app", image)]);
+        wait_for(&format!("{image} gets {names:?}"), HAPPY, || {
+            let found = pull_secrets_of(&namespace.dry_run(&trial)?);
+            (found == names)
+                .then_some(())
+                .ok_or_else(|| format!("{found:?}"))
+        });
     }
 }
 

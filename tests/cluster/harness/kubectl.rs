@@ -34,12 +34,24 @@ impl Kubectl {
     /// # Errors
     /// What kubectl wrote to standard error, if it failed.
     pub(crate) fn try_run(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        output_of(&mut self.command(arguments), input)
+    }
+
+    /// Runs kubectl and gives what it warned of.
+    ///
+    /// # Errors
+    /// What kubectl wrote to standard error, if it failed.
+    pub(crate) fn try_warnings(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        outputs_of(&mut self.command(arguments), input).map(|(_, warnings)| warnings)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(tools().join("kubectl"));
         command
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("KUBECACHEDIR", &self.cache);
-        output_of(&mut command, input)
+        command
     }
 
     /// Runs kubectl and gives its standard output.
@@ -68,6 +80,11 @@ impl Kubectl {
 /// # Errors
 /// What it wrote to standard error, if it failed.
 pub(super) fn output_of(command: &mut Command, input: &str) -> Result<String, String> {
+    outputs_of(command, input).map(|(output, _)| output)
+}
+
+/// The same with its standard error.
+fn outputs_of(command: &mut Command, input: &str) -> Result<(String, String), String> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -81,9 +98,11 @@ pub(super) fn output_of(command: &mut Command, input: &str) -> Result<String, St
     let output = child
         .wait_with_output()
         .map_err(|error| error.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let errors = text(&output.stderr);
     if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok((text(&output.stdout), errors))
     } else {
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        Err(errors.trim().to_owned())
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Account {
     pub(crate) user: String,
     /// Password, also long and of several lines.
     pub(crate) password: String,
+    /// The password before that, while it is still accepted.
+    pub(crate) former_password: Option<String>,
     /// Repositories that may be read.
     pub(crate) repositories: Vec<String>,
     /// How long a token of this account opens anything.
@@ -49,9 +51,14 @@ impl Account {
         Self {
             user: user.to_owned(),
             password: password.to_owned(),
+            former_password: None,
             repositories: repositories.iter().map(|name| (*name).to_owned()).collect(),
             lifetime: LIFETIME,
         }
+    }
+
+    fn opens_with(&self, password: &str) -> bool {
+        self.password == password || self.former_password.as_deref() == Some(password)
     }
 }
 
@@ -130,7 +137,7 @@ impl State {
         let account = match basic_login(request.headers()) {
             None => None,
             Some((user, password)) => match self.accounts().get(&user) {
-                Some(account) if account.password == password => Some(account.clone()),
+                Some(account) if account.opens_with(&password) => Some(account.clone()),
                 _ => return plain(StatusCode::UNAUTHORIZED),
             },
         };

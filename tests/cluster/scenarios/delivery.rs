@@ -10,11 +10,10 @@ use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
 use crate::harness::controller::{INDEX, RULES};
-use crate::harness::delivery::{Delivery, at_once, payload, secret, set_payload};
+use crate::harness::delivery::{Delivery, Product, at_once, payload, secret, set_payload};
 use crate::harness::namespace::{Namespace, docker_config, pod, pull_secrets_of};
 use crate::harness::trials::Trials;
 use crate::harness::wait::{HAPPY, ONE_BACK_OFF, wait_for};
-use crate::harness::webhook::{Pullpass, Reach, Registration};
 use crate::registry::ALPHA;
 
 pub(crate) fn register(trials: &mut Trials) {
@@ -82,36 +81,24 @@ const NEXT_MINUTE: Duration = Duration::from_secs(120);
 
 /// A delivery of the login of a private registry, with a webhook that follows it.
 struct FirstPods<'a> {
-    delivery: Delivery<'a>,
-    _webhook: Pullpass,
-    group: String,
+    product: Product<'a>,
     cluster: &'a Cluster,
 }
 
 impl<'a> FirstPods<'a> {
     fn start(cluster: &'a Cluster, deliver: &str) -> Self {
         let entry = format!("{{name: regcred, deliver: {deliver}, namespaces: NAMESPACES}}");
-        let delivery = Delivery::start(cluster, &["regcred"], &entry);
+        let product = Product::start(cluster, &["regcred"], &entry);
         let login = docker_config(&[ALPHA.entry()]).to_string();
-        delivery.make_source("regcred", &login);
-        let webhook = Pullpass::following(cluster, delivery.own(), &cluster.plane.kubeconfig);
-        webhook.until_ready();
-        delivery.until_indexed("regcred", |secret| secret["state"] == "usable");
-        let group = cluster.unique("first");
-        Registration::pullpass(&group, Reach::Url(webhook.url())).create(cluster);
-        Self {
-            delivery,
-            _webhook: webhook,
-            group,
-            cluster,
-        }
+        product.make_source("regcred", &login);
+        Self { product, cluster }
     }
 
     /// Makes new namespaces, and in each a Pod at the first moment at which the API server takes it. Every
     /// one comes out with the secret.
     fn pods(&self, kind: &str, change: impl Fn(&mut Value)) -> Vec<Namespace<'a>> {
-        let labels = json!({"pullpass-test": self.group});
-        let name = self.delivery.name_of(kind);
+        let labels = json!({"pullpass-test": self.product.group});
+        let name = self.product.delivery.name_of(kind);
         let (namespaces, taken) = take_first_pods(self.cluster, &name, &labels, change);
         for pod in taken {
             assert_eq!(pull_secrets_of(&pod), ["regcred"], "{pod}");
@@ -133,7 +120,7 @@ impl<'a> FirstPods<'a> {
     fn say(&self, what: &str, failed: usize) {
         let lag = |word: &str| {
             let series = format!("pullpass_delivery_lag_seconds_{word}");
-            self.delivery.controller.metric(&series)
+            self.product.delivery.controller.metric(&series)
         };
         let mean = 1e3 * lag("sum") / lag("count");
         println!(
@@ -258,7 +245,7 @@ fn first_pods(cluster: &Cluster) {
 
 fn on_demand(cluster: &Cluster) {
     let trial = FirstPods::start(cluster, "OnDemand");
-    let idle = trial.delivery.namespace("idle");
+    let idle = trial.product.delivery.namespace("idle");
     let pods = trial.pods("demand", |_| {});
     for namespace in &pods {
         namespace.running("app");
@@ -270,7 +257,10 @@ fn on_demand(cluster: &Cluster) {
     // It stays after the Pod.
     pods[0].delete("pods", "app").expect("it runs");
     let login = docker_config(&[ALPHA.entry()]).to_string();
-    trial.delivery.until_copied(&pods[0], "regcred", &login);
+    trial
+        .product
+        .delivery
+        .until_copied(&pods[0], "regcred", &login);
 }
 
 fn without_volumes(cluster: &Cluster) {

@@ -173,6 +173,32 @@ fn certificates_are_decided_without_a_clock_or_io() {
     );
 }
 
+/// A clock that is set forward or back changes nothing: pauses, budgets and watches go by the monotonic
+/// one, copies and index hold no time. (The Lease is another matter, see `src/controller/leader.rs`.)
+#[test]
+fn delivery_does_not_know_what_time_it_is() {
+    let delivers = [
+        "controller/delivery",
+        "controller/delivery.rs",
+        "controller/budget.rs",
+    ];
+    check_absent(
+        "delivery, or what it stands on, reads the wall clock",
+        |file| {
+            let is_part = delivers.iter().any(|part| file.path.starts_with(part));
+            is_part || matches!(&*file.room, "delivery" | "cluster")
+        },
+        &[
+            "SystemTime",
+            "UNIX_EPOCH",
+            "Timestamp",
+            "jiff",
+            "chrono",
+            "Utc",
+        ],
+    );
+}
+
 #[test]
 fn only_review_knows_the_admission_review_json() {
     check_absent(

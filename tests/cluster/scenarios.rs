@@ -6,6 +6,7 @@ mod controls;
 mod corpus;
 mod delivery;
 mod doctor;
+mod documentation;
 mod edits;
 mod failures;
 mod faults;
@@ -18,6 +19,7 @@ mod load;
 mod overhead;
 mod pods;
 mod reach;
+mod rights;
 mod sources;
 mod status;
 mod tenants;
@@ -46,6 +48,7 @@ pub(crate) fn register(trials: &mut Trials) {
         Ok("install") => {
             lifecycle::register(trials);
             install::register(trials);
+            documentation::register(trials);
             return load::register(trials);
         }
         Ok("soak") => return load::register_soak(trials),
@@ -63,6 +66,7 @@ pub(crate) fn register(trials: &mut Trials) {
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);
+    rights::register(trials);
     watches::register(trials);
     doctor::register(trials);
     status::register(trials);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::status;
 use crate::harness::cluster::Cluster;
 use crate::harness::controller::{INDEX, RULES};
 use crate::harness::delivery::{Delivery, Product, at_once, payload, secret, set_payload};
@@ -886,6 +887,7 @@ fn refused(cluster: &Cluster) {
         &["regcred"],
         "{name: regcred, namespaces: NAMESPACES}",
     );
+    status::create_deployment(&delivery);
     let full = delivery.namespace("full");
     let quota = json!({"metadata": {"name": "full"}, "spec": {"hard": {"count/secrets": "0"}}});
     full.create_object("resourcequotas", &quota);
@@ -901,6 +903,10 @@ fn refused(cluster: &Cluster) {
     delivery.until_copied(&open, "regcred", &payload("first"));
     delivery.until_said("CopyRefused", "exceeded quota");
     delivery.until_counted("regcred", "failing", 1.0);
+    let said = status::ask(cluster, &delivery, &["status"]);
+    let missing = &said.report["pull_secrets"][0]["copies"]["missing"];
+    assert_eq!(*missing, json!([full.name]), "{}", said.text());
+    assert_eq!(said.code, Some(1), "{}", said.text());
     let more = json!({"spec": {"hard": {"count/secrets": "5"}}});
     full.merge("resourcequotas", "full", &more)
         .expect("it is there");

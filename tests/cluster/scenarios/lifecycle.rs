@@ -113,7 +113,7 @@ fn by_kubectl(cluster: &Cluster, flags: &[&str]) {
 }
 
 /// `install.yaml` with the image under test, and with rules.
-fn install_yaml(cluster: &Cluster) -> String {
+pub(super) fn install_yaml(cluster: &Cluster) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/render-install-yaml");
     let output = Command::new(script)
         .output()
@@ -361,7 +361,7 @@ fn webhook_permissions(cluster: &Cluster) {
 }
 
 /// What an account may do in a namespace, by SelfSubjectRulesReview.
-fn rules_of(cluster: &Cluster, account: &str, namespace: &str) -> Vec<Value> {
+pub(super) fn rules_of(cluster: &Cluster, account: &str, namespace: &str) -> Vec<Value> {
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectRulesReview",

@@ -63,7 +63,7 @@ pub(super) fn ask(cluster: &Cluster, delivery: &Delivery<'_>, words: &[&str]) ->
 }
 
 impl Said {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         format!("{:?} {} {}", self.code, self.report, self.errors)
     }
 }

@@ -33,7 +33,7 @@ impl<'a> Delivery<'a> {
         let patch = json!({"data": {"rules.yaml": rules}});
         let patched = installation.namespace.merge("configmaps", RULES, &patch);
         patched.expect("the ConfigMap is there");
-        let controller = installation.controller(&["--delivery", "--certificates", "none"]);
+        let controller = start(&installation);
         Self {
             installation,
             controller,
@@ -50,6 +50,11 @@ impl<'a> Delivery<'a> {
         );
         delivery.make_source("regcred", &payload("first"));
         delivery
+    }
+
+    /// Starts another controller of the same installation.
+    pub(crate) fn next_controller(&self) -> Controller {
+        start(&self.installation)
     }
 
     /// Gives the rules these `pullSecrets`.
@@ -176,6 +181,10 @@ impl<'a> Delivery<'a> {
     pub(crate) fn instance(&self) -> String {
         format!("{0}.{0}", self.own().name)
     }
+}
+
+fn start(installation: &Installation<'_>) -> Controller {
+    installation.controller(&["--delivery", "--certificates", "none"])
 }
 
 /// Rules of these `pullSecrets` and, for each, one rule that injects it by what it covers.

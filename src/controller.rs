@@ -195,7 +195,12 @@ impl Controller {
         let mut certificates = self.certificates(client, stored, events);
         let election = self.election()?;
         let stop = self.stop.clone();
-        let led = election.lead(&stop, async |owner| {
+        let standing_in = delivery.as_ref().map(Delivery::stand_in);
+        let stand_in = async || match &standing_in {
+            Some(standing_in) => standing_in.run(&stop).await,
+            None => stop.drain().await,
+        };
+        let led = election.lead(&stop, stand_in, async |owner| {
             let deliver = async {
                 if let Some(delivery) = &mut delivery {
                     delivery.run(owner, &stop).await;

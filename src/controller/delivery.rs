@@ -6,7 +6,8 @@
 //!                            |-- index ---------------------------------> ConfigMap, for the webhook
 //!                            `-- announce ------------------------------> metrics, Events
 //! ```
-//! Watches run in every replica; the rest only while it leads. What to do is decided by
+//! Watches run in every replica; the rest only while it leads, but for one thing: who does not lead stands
+//! in for a leader that does not create what a Pod waits for. What to do is decided by
 //! [`crate::delivery`], from what is there. This room must not keep or log a byte of a copy.
 
 mod announce;
@@ -29,6 +30,7 @@ use self::announce::Announcer;
 use self::board::{Board, Scope};
 use self::copies::Copies;
 use self::index::Publisher;
+use self::queue::Duty;
 use self::watches::Watches;
 use super::budget::Budget;
 use super::events::Events;
@@ -97,15 +99,16 @@ impl Delivery {
         ));
         let followed = (Arc::clone(&board), parts.index_seen.clone());
         tasks.spawn(async move { match index::follow(followed.0, followed.1).await {} });
+        let copies = Copies {
+            board: Arc::clone(&board),
+            client: parts.client.clone(),
+            instance,
+            metrics: parts.delivery_metrics.clone(),
+            writes: parts.own_metrics.writes("copy"),
+            panics,
+        };
         Self {
-            copies: Copies {
-                board: Arc::clone(&board),
-                client: parts.client.clone(),
-                instance,
-                metrics: parts.delivery_metrics.clone(),
-                writes: parts.own_metrics.writes("copy"),
-                panics,
-            },
+            copies,
             publisher: Publisher {
                 board: Arc::clone(&board),
                 maps: Api::namespaced(parts.client, &parts.namespace),
@@ -127,14 +130,30 @@ impl Delivery {
         }
     }
 
+    /// What is done for a leader that does not.
+    pub(super) fn stand_in(&self) -> StandIn {
+        StandIn(self.copies.clone())
+    }
+
     /// Delivers until `stop` drains; writes that were begun are finished first.
     pub(super) async fn run(&mut self, owner: &Owner, stop: &Stop) {
         let _counted = Counted(self.announcer.metrics.clone());
         tokio::join!(
             self.publisher.run(owner, stop),
-            self.copies.run(stop),
+            self.copies.run(Duty::Lead, stop),
             self.announcer.run(stop),
         );
+    }
+}
+
+/// The one that creates what a Pod waits for, while another one leads who may be dead.
+pub(super) struct StandIn(Copies);
+
+impl StandIn {
+    /// Stands in until `stop` drains. Dropped, it leaves writes under way that may come to their end or
+    /// not: who leads then looks.
+    pub(super) async fn run(&self, stop: &Stop) {
+        self.0.run(Duty::StandIn, stop).await;
     }
 }
 

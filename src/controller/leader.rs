@@ -47,6 +47,38 @@ pub(super) struct Election {
     leader: IntGauge,
 }
 
+/// What did not work since the last election.
+struct Tries {
+    pauses: Box<dyn Iterator<Item = Duration> + Send + Sync>,
+    pause: Option<Duration>,
+    complaint: Option<String>,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self {
+            pauses: Box::new(pauses()),
+            pause: None,
+            complaint: None,
+        }
+    }
+}
+
+impl Tries {
+    /// Notes an error, and says it if it is another one.
+    fn failed(&mut self, error: &ElectionError) {
+        self.pause = self.pauses.next();
+        let error = error.to_string();
+        if self.complaint.as_ref() != Some(&error) {
+            tracing::warn!(
+                error,
+                "no leader election; it is tried again until it works"
+            );
+            self.complaint = Some(error);
+        }
+    }
+}
+
 /// Why there is no Lease to be had. Whoever holds it is no error.
 #[derive(Debug, thiserror::Error)]
 enum ElectionError {
@@ -78,35 +110,38 @@ impl Election {
     }
 
     /// Runs `work` whenever this candidate holds the Lease, and drops it the moment it may not hold it
-    /// any more. Ends when `stop` drains: `work` has to end by itself then, and the Lease is given back.
-    pub(super) async fn lead(&self, stop: &Stop, mut work: impl AsyncFnMut(&Owner)) {
-        let mut pause = pauses();
-        let mut complaint = None;
+    /// any more; between times `stand_in`. Ends when `stop` drains: both have to end by themselves then,
+    /// and the Lease is given back.
+    pub(super) async fn lead(
+        &self,
+        stop: &Stop,
+        mut stand_in: impl AsyncFnMut(),
+        mut work: impl AsyncFnMut(&Owner),
+    ) {
+        let mut tries = Tries::default();
         while !stop.is_draining() {
-            let elected = tokio::select! {
-                () = stop.drain() => return,
-                elected = self.elected() => elected,
+            let (manager, owner) = tokio::select! {
+                () = stand_in() => return,
+                elected = self.elected_at_last(&mut tries) => elected,
             };
-            let lost = match elected {
-                Ok((manager, owner)) => {
-                    pause = pauses();
-                    complaint = None;
-                    self.term(&manager, work(&owner)).await
-                }
-                Err(error) => Err(error),
-            };
-            let Err(error) = lost else { continue };
-            let error = error.to_string();
-            if complaint.as_ref() != Some(&error) {
-                tracing::warn!(
-                    error,
-                    "no leader election; it is tried again until it works"
-                );
-                complaint = Some(error);
+            if let Err(error) = self.term(&manager, work(&owner)).await {
+                tries.failed(&error);
             }
-            tokio::select! {
-                () = stop.drain() => {}
-                () = sleep(pause.next().unwrap_or_default()) => {}
+        }
+    }
+
+    /// Waits until the Lease is ours, whatever is in the way.
+    async fn elected_at_last(&self, tries: &mut Tries) -> (LeaseManager, Owner) {
+        loop {
+            if let Some(pause) = tries.pause.take() {
+                sleep(pause).await;
+            }
+            match self.elected().await {
+                Ok(elected) => {
+                    *tries = Tries::default();
+                    return elected;
+                }
+                Err(error) => tries.failed(&error),
             }
         }
     }

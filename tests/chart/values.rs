@@ -15,7 +15,7 @@ fn case(name: &str) -> &'static Rendered {
 /// What arrives where: case, kind and name of an object, JSON pointer into it, what stands there.
 const ARRIVES: &str = r#"
 defaults Deployment pullpass-webhook /spec/replicas 2
-defaults Deployment pullpass-controller /spec/replicas 1
+defaults Deployment pullpass-controller /spec/replicas 2
 defaults Deployment pullpass-webhook /spec/template/spec/priorityClassName "system-cluster-critical"
 defaults Deployment pullpass-webhook /spec/template/spec/affinity/podAntiAffinity/preferredDuringSchedulingIgnoredDuringExecution/0/weight 100
 defaults Deployment pullpass-webhook /spec/template/spec/topologySpreadConstraints/0/whenUnsatisfiable "ScheduleAnyway"

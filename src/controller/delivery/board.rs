@@ -1,6 +1,6 @@
 //! What was last seen, and which Secrets have to be looked at because of it. Everybody here shares it.
 //!
-//! Watches change it, whoever leads works on it. A change queues only what has something to be done; so
+//! Watches change it, whoever leads or stands in works on it. A change queues only what has something to be done; so
 //! an event that changes nothing costs a look and no call.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::queue::{Done, Key, Lane, Queue};
+use super::queue::{Done, Duty, Key, Lane, Queue};
 use crate::delivery::{State, Step};
 
 /// The state and the queue.
@@ -53,7 +53,7 @@ impl Board {
     pub(super) fn look_at(&self, scopes: Vec<Scope>) {
         let state = self.state.borrow();
         let mut queue = self.queue();
-        if !queue.is_open() {
+        if queue.duty().is_none() {
             return;
         }
         let queue = &mut queue;
@@ -99,15 +99,15 @@ impl Board {
     }
 
     /// Takes work until the guard is dropped.
-    pub(super) fn open(&self) -> Open<'_> {
-        self.reopen();
+    pub(super) fn open(&self, duty: Duty) -> Open<'_> {
+        self.reopen(duty);
         Open(self)
     }
 
     /// Begins anew, after something was lost.
-    pub(super) fn reopen(&self) {
+    pub(super) fn reopen(&self, duty: Duty) {
         self.queue().close();
-        self.queue().open();
+        self.queue().open(duty);
         self.look_at(vec![Scope::Everything]);
     }
 
@@ -189,7 +189,7 @@ mod tests {
         let everything = || vec![Scope::Everything];
         board.look_at(everything());
         assert_eq!(drain(&board), Vec::<String>::new(), "nobody works");
-        let open = board.open();
+        let open = board.open(Duty::Lead);
         assert_eq!(drain(&board), ["a", "b"]);
         for namespace in ["a", "b"] {
             board.done((namespace.into(), "harbor".into()), Done::Settled);
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn incident_15_a_namespace_made_again_starts_anew() {
         let board = board();
-        let _open = board.open();
+        let _open = board.open(Duty::Lead);
         assert_eq!(drain(&board), ["a", "b"]);
         board.done(
             ("a".into(), "harbor".into()),

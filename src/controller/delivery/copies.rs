@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::super::objects;
 use super::board::{Board, Scope};
-use super::queue::{Done, Key, Lane};
+use super::queue::{Done, Duty, Key, Lane};
 use crate::cluster::secret;
 use crate::delivery::copy::SOURCE_HASH;
 use crate::delivery::{Instance, Observed, Payload, Step};
@@ -55,8 +55,8 @@ struct Task {
 
 impl Copies {
     /// Takes steps until `stop` drains; those that were begun are finished first.
-    pub(super) async fn run(&self, stop: &Stop) {
-        let _open = self.board.open();
+    pub(super) async fn run(&self, duty: Duty, stop: &Stop) {
+        let _open = self.board.open(duty);
         let mut writing = JoinSet::new();
         let mut full_look = Instant::now() + FULL_LOOK;
         while !stop.is_draining() {
@@ -64,7 +64,7 @@ impl Copies {
                 && let Some(key) = self.board.next()
             {
                 let copies = self.clone();
-                writing.spawn(async move { copies.work_on(key).await });
+                writing.spawn(async move { copies.work_on(key, duty).await });
             }
             tokio::select! {
                 () = stop.drain() => {}
@@ -72,7 +72,7 @@ impl Copies {
                     // What it had in hand is not known any more.
                     if ended.is_err_and(|error| error.is_panic()) {
                         self.panics.inc();
-                        self.board.reopen();
+                        self.board.reopen(duty);
                     }
                 }
                 () = self.board.queued(), if writing.len() < WRITES_IN_FLIGHT_MAX => {}
@@ -90,8 +90,8 @@ impl Copies {
         while writing.join_next().await.is_some() {}
     }
 
-    async fn work_on(&self, key: Key) {
-        let done = match self.take(&key).await {
+    async fn work_on(&self, key: Key, duty: Duty) {
+        let done = match self.take(&key, duty).await {
             Ok(()) => Done::Settled,
             Err(error) => self.judge(&key, &error),
         };
@@ -99,7 +99,7 @@ impl Copies {
     }
 
     /// Takes the next step of one Secret.
-    async fn take(&self, key: &Key) -> Result<(), Error> {
+    async fn take(&self, key: &Key, duty: Duty) -> Result<(), Error> {
         let (namespace, name) = key;
         let Task {
             step,
@@ -120,6 +120,7 @@ impl Copies {
         let version = there.as_ref().map_or("", |(version, _)| version);
         let written = match step {
             Step::Nothing => return Ok(()),
+            step if duty == Duty::StandIn && step != Step::Create => return Ok(()),
             Step::Create => write(NO_VERSION, objects::apply_unforced()).await?,
             Step::Apply => write(version, objects::apply()).await?,
             Step::Delete => delete(&secrets, name, there).await?,

@@ -308,6 +308,11 @@ impl Controller {
         self.process.signal("TERM");
     }
 
+    /// Ends it at once, as a lost node does.
+    pub(crate) fn kill(&self) {
+        self.process.signal("KILL");
+    }
+
     /// Its exit code, once it has ended by itself.
     pub(crate) fn exit_code(&self) -> Option<i32> {
         self.process.try_wait()?.code()

@@ -69,6 +69,11 @@ impl<'a> Delivery<'a> {
         delivery
     }
 
+    /// Starts another controller of the same installation.
+    pub(crate) fn next_controller(&self) -> Controller {
+        self.installation.controller(DELIVERS)
+    }
+
     /// Gives the rules these `pullSecrets`.
     pub(crate) fn set_pull_secrets(&self, pull_secrets: &str) {
         let rules = rules(&self.own().name, pull_secrets);

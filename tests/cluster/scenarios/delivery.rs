@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::status;
 use crate::harness::cluster::Cluster;
-use crate::harness::controller::{INDEX, RULES};
+use crate::harness::controller::{Controller, INDEX, RULES};
 use crate::harness::delivery::{Delivery, Product, at_once, payload, secret, set_payload};
 use crate::harness::namespace::{Namespace, docker_config, pod, pull_secrets_of};
 use crate::harness::trials::Trials;
@@ -19,6 +19,10 @@ use crate::registry::ALPHA;
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.alone("delivery_scenario_30_first_pods_pull_at_once", first_pods);
+    trials.alone(
+        "delivery_scenario_30_first_pods_while_the_leader_is_killed",
+        leader_killed,
+    );
     trials.alone(
         "delivery_control_first_pods_behind_a_patcher",
         behind_a_patcher,
@@ -98,9 +102,19 @@ impl<'a> FirstPods<'a> {
     /// Makes new namespaces, and in each a Pod at the first moment at which the API server takes it. Every
     /// one comes out with the secret.
     fn pods(&self, kind: &str, change: impl Fn(&mut Value)) -> Vec<Namespace<'a>> {
+        self.pods_while(kind, change, || {})
+    }
+
+    /// The same; `halfway` happens when half of the namespaces are made.
+    fn pods_while(
+        &self,
+        kind: &str,
+        change: impl Fn(&mut Value),
+        halfway: impl FnOnce(),
+    ) -> Vec<Namespace<'a>> {
         let labels = json!({"pullpass-test": self.product.group});
         let name = self.product.delivery.name_of(kind);
-        let (namespaces, taken) = take_first_pods(self.cluster, &name, &labels, change);
+        let (namespaces, taken) = take_first_pods(self.cluster, &name, &labels, change, halfway);
         for pod in taken {
             assert_eq!(pull_secrets_of(&pod), ["regcred"], "{pod}");
         }
@@ -139,6 +153,7 @@ fn take_first_pods<'a>(
     prefix: &str,
     labels: &Value,
     change: impl Fn(&mut Value),
+    halfway: impl FnOnce(),
 ) -> (Vec<Namespace<'a>>, Vec<Value>) {
     let kit = cluster.registries();
     let mut pods = BTreeMap::new();
@@ -148,11 +163,17 @@ fn take_first_pods<'a>(
         pods.insert(format!("{prefix}-{index}"), pod);
     }
     let names: Vec<String> = pods.keys().cloned().collect();
-    at_once(NAMESPACES, |index| {
-        let object = json!({"metadata": {"name": names[index], "labels": labels}});
-        let created = cluster.api.post("/api/v1/namespaces", &object);
-        created.expect("the namespace is new");
-    });
+    let (first, second) = names.split_at(NAMESPACES / 2);
+    let make = |names: &[String]| {
+        at_once(names.len(), |index| {
+            let object = json!({"metadata": {"name": names[index], "labels": labels}});
+            let created = cluster.api.post("/api/v1/namespaces", &object);
+            created.expect("the namespace is new");
+        });
+    };
+    make(first);
+    halfway();
+    make(second);
     let taken = thread::scope(|scope| {
         let mut taking = Vec::new();
         // One looks for all: twenty who ask again and again would keep the machine busy.
@@ -215,7 +236,7 @@ fn behind_a_patcher(cluster: &Cluster) {
     let is_over = AtomicBool::new(false);
     let taken = thread::scope(|scope| {
         scope.spawn(|| patch_accounts(cluster, &prefix, &login, &is_over));
-        let (_, taken) = take_first_pods(cluster, &prefix, &json!({}), |_| {});
+        let (_, taken) = take_first_pods(cluster, &prefix, &json!({}), |_| {}, || {});
         is_over.store(true, Ordering::Relaxed);
         taken
     });
@@ -242,6 +263,25 @@ fn first_pods(cluster: &Cluster) {
         namespace.assert_pulled_at_once("app");
     }
     trial.say("Always", FirstPods::failed(&pods));
+}
+
+fn leader_killed(cluster: &Cluster) {
+    let trial = FirstPods::start(cluster, "Always");
+    let leader = &trial.product.delivery.controller;
+    until_leading(leader);
+    let next = trial.product.delivery.next_controller();
+    let pods = trial.pods_while("orphan", |_| {}, || leader.kill());
+    for namespace in &pods {
+        namespace.running("app");
+        namespace.assert_pulled_at_once("app");
+    }
+    let stood_in = next.metric("pullpass_writes_total{object=\"copy\"}");
+    let failed = FirstPods::failed(&pods);
+    println!(
+        "leader killed: {failed} of {NAMESPACES} first Pods failed a pull; {stood_in} copies by who stood in"
+    );
+    assert!(stood_in > 0.0, "then nobody was needed");
+    until_leading(&next);
 }
 
 fn on_demand(cluster: &Cluster) {
@@ -705,9 +745,7 @@ fn labels_and_rules(cluster: &Cluster) {
         delivery.controller.exit_code().ok_or_else(String::new)
     });
     delivery.set_pull_secrets("");
-    let next = delivery
-        .installation
-        .controller(&["--delivery", "--certificates", "none"]);
+    let next = delivery.next_controller();
     delivery.until_gone(&namespace, "renamed");
     wait_for("nothing is left to be remembered", HAPPY, || {
         let index = delivery.index()?;
@@ -916,17 +954,17 @@ fn refused(cluster: &Cluster) {
     assert_eq!(delivery.installation.events("CopyRefused").len(), 1);
 }
 
+pub(super) fn until_leading(controller: &Controller) {
+    wait_for("it leads", ONE_BACK_OFF, || {
+        let leads = controller.metric("pullpass_leader");
+        (leads == 1.0).then_some(()).ok_or_else(|| controller.log())
+    });
+}
+
 fn leaders(cluster: &Cluster) {
     let delivery = Delivery::of_regcred(cluster);
-    wait_for("the first one leads", HAPPY, || {
-        let leads = delivery.controller.metric("pullpass_leader");
-        (leads == 1.0)
-            .then_some(())
-            .ok_or_else(|| delivery.controller.log())
-    });
-    let next = delivery
-        .installation
-        .controller(&["--delivery", "--certificates", "none"]);
+    until_leading(&delivery.controller);
+    let next = delivery.next_controller();
     let made: Vec<_> = (0..3).map(|n| delivery.namespace(&n.to_string())).collect();
     let until_copied = |namespace: &Namespace<'_>, password: &str| {
         delivery.until_copied(namespace, "regcred", &payload(password))
@@ -940,10 +978,7 @@ fn leaders(cluster: &Cluster) {
         .get("configmaps", INDEX)
         .expect("it is published");
     delivery.controller.terminate();
-    wait_for("the next one leads", HAPPY, || {
-        let leads = next.metric("pullpass_leader");
-        (leads == 1.0).then_some(()).ok_or_else(|| next.log())
-    });
+    until_leading(&next);
     // It works, and what was there is as it was.
     let fresh = delivery.namespace("fresh");
     until_copied(&fresh, "first");

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::delivery::until_leading;
+use crate::harness::api::Api;
 use crate::harness::cluster::Cluster;
-use crate::harness::controller::{Controller, LEASE};
+use crate::harness::controller::LEASE;
 use crate::harness::delivery::{DELIVERS, Delivery, at_once, payload, secret};
 use crate::harness::gateway::{Gateway, expired_watch, refusal};
 use crate::harness::namespace::Namespace;
@@ -51,12 +53,11 @@ fn version(object: &Value) -> String {
     object["metadata"]["resourceVersion"].to_string()
 }
 
-#[track_caller]
-fn until_leading(controller: &Controller) {
-    wait_for("it leads", ONE_BACK_OFF, || {
-        let leads = controller.metric("pullpass_leader");
-        (leads == 1.0).then_some(()).ok_or_else(|| controller.log())
-    });
+/// A delivery of `regcred` by way of this API server, whose controller leads: it counts its writes.
+fn leading<'a>(cluster: &'a Cluster, api: &Api) -> Delivery<'a> {
+    let delivery = Delivery::of_regcred_at(cluster, api);
+    until_leading(&delivery.controller);
+    delivery
 }
 
 /// Makes so many namespaces in one go.
@@ -90,7 +91,7 @@ fn gone(cluster: &Cluster) {
             _ => expired_watch(),
         })
     });
-    let delivery = Delivery::of_regcred_at(cluster, gateway.api());
+    let delivery = leading(cluster, gateway.api());
     let made = namespaces(&delivery, "gone");
     until_all_hold(&delivery, &made, "first");
     delivery.change_source("regcred", &payload("second"));
@@ -112,7 +113,7 @@ fn gone(cluster: &Cluster) {
 /// Both ends believe that their connection is fine, and nothing comes through any more.
 fn cut(cluster: &Cluster) {
     let gateway = Gateway::start(cluster, |_, _| None);
-    let delivery = Delivery::of_regcred_at(cluster, gateway.api());
+    let delivery = leading(cluster, gateway.api());
     let before = namespaces(&delivery, "before");
     until_all_hold(&delivery, &before, "first");
     gateway.cut();
@@ -147,7 +148,7 @@ fn cut(cluster: &Cluster) {
 /// Whatever was made, changed and deleted while its API server was away is made up for.
 fn restarted(cluster: &Cluster) {
     let (process, api) = cluster.another_api_server();
-    let delivery = Delivery::of_regcred_at(cluster, &api);
+    let delivery = leading(cluster, &api);
     let before = namespaces(&delivery, "before");
     until_all_hold(&delivery, &before, "first");
     drop(process);
@@ -177,8 +178,7 @@ fn too_many_requests(cluster: &Cluster) {
     let gateway = Gateway::start(cluster, |_, before| {
         (before < TIMES).then(|| refusal(429, "TooManyRequests", "Retry-After: 1\r\n"))
     });
-    let delivery = Delivery::of_regcred_at(cluster, gateway.api());
-    until_leading(&delivery.controller);
+    let delivery = leading(cluster, gateway.api());
     let made = namespaces(&delivery, "storm");
     until_all_hold(&delivery, &made, "first");
     let prefix = format!("/api/v1/namespaces/{}", delivery.name_of("storm"));
@@ -193,13 +193,11 @@ fn too_many_requests(cluster: &Cluster) {
 /// Two that both believe to lead, as after a Lease was taken from one that did not notice.
 fn two_leaders(cluster: &Cluster) {
     const OTHER_LEASE: &str = "split";
-    let delivery = Delivery::of_regcred(cluster);
+    let delivery = leading(cluster, &cluster.api);
     delivery.installation.grant_lease(OTHER_LEASE);
     let arguments = [DELIVERS, &["--lease", OTHER_LEASE]].concat();
     let other = delivery.installation.controller(&arguments);
-    for controller in [&delivery.controller, &other] {
-        until_leading(controller);
-    }
+    until_leading(&other);
     delivery.until_indexed("regcred", |secret| secret["state"] == "usable");
     let writes = |object: &str| {
         let series = format!("pullpass_writes_total{{object=\"{object}\"}}");
@@ -237,6 +235,9 @@ fn two_leaders(cluster: &Cluster) {
 fn two_releases(cluster: &Cluster) {
     let one = Delivery::start(cluster, &["regcred"], "");
     let other = Delivery::start(cluster, &["regcred"], "");
+    for release in [&one, &other] {
+        until_leading(&release.controller);
+    }
     let places = format!("\"{}-*\", \"{}-*\"", one.own().name, other.own().name);
     let entry = |excluded: &str| {
         format!("{{name: regcred, namespaces: [{places}], excludeNamespaces: [{excluded}]}}")

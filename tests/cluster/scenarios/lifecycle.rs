@@ -39,7 +39,7 @@ fn changes() -> [Value; 3] {
     [
         json!({"webhook": {"replicas": 3}}),
         json!({"webhook": {"timeoutSeconds": 3}, "logLevel": "debug"}),
-        json!({"podDisruptionBudget": {"enabled": false}, "controller": {"replicas": 2}}),
+        json!({"podDisruptionBudget": {"enabled": false}, "controller": {"replicas": 3}}),
     ]
 }
 

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::delivery::until_leading;
+use super::status;
 use crate::harness::cluster::Cluster;
 use crate::harness::controller::RULES;
 use crate::harness::delivery::{Delivery, Product, payload, secret};
@@ -9,8 +11,6 @@ use crate::harness::namespace::{Namespace, docker_config, pod};
 use crate::harness::trials::Trials;
 use crate::harness::wait::{HAPPY, wait_for};
 use crate::registry::ALPHA;
-
-use super::status;
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.node("delivery_scenario_31_sources_made_in_every_way", every_way);
@@ -187,6 +187,7 @@ fn refreshed(cluster: &Cluster) {
     const GENERATIONS: usize = 3;
     let entry = "{name: regcred, namespaces: NAMESPACES}";
     let delivery = Delivery::start(cluster, &["regcred"], entry);
+    until_leading(&delivery.controller);
     let own = delivery.own();
     let namespace = delivery.namespace("a");
     let mut first_uid = None;

@@ -33,7 +33,7 @@ impl<'a> Delivery<'a> {
         let patch = json!({"data": {"rules.yaml": rules}});
         let patched = installation.namespace.merge("configmaps", RULES, &patch);
         patched.expect("the ConfigMap is there");
-        let controller = start(&installation);
+        let controller = start(&installation, "info");
         Self {
             installation,
             controller,
@@ -52,9 +52,9 @@ impl<'a> Delivery<'a> {
         delivery
     }
 
-    /// Starts another controller of the same installation.
+    /// Starts another controller of the same installation, which says what it does.
     pub(crate) fn next_controller(&self) -> Controller {
-        start(&self.installation)
+        start(&self.installation, "debug")
     }
 
     /// Gives the rules these `pullSecrets`.
@@ -183,8 +183,13 @@ impl<'a> Delivery<'a> {
     }
 }
 
-fn start(installation: &Installation<'_>) -> Controller {
-    installation.controller(&["--delivery", "--certificates", "none"])
+fn start(installation: &Installation<'_>, log_level: &str) -> Controller {
+    installation.controller(&[
+        "--delivery",
+        "--certificates=none",
+        "--log-level",
+        log_level,
+    ])
 }
 
 /// Rules of these `pullSecrets` and, for each, one rule that injects it by what it covers.

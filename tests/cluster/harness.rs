@@ -1,16 +1,17 @@
 //! The cluster under the tests, and what a test needs to talk to it.
 //!
 //! The rooms, from the ground up: [`wait`] and [`process`] know nothing of Kubernetes; [`pki`],
-//! [`api`], [`kubectl`], [`helm`] and [`load`] speak to an API server; [`control_plane`], [`network`]
+//! [`api`], [`watch`], [`kubectl`], [`helm`] and [`load`] speak to an API server; [`control_plane`], [`network`]
 //! and [`node`] start the programs; [`cluster`] puts them together; [`namespace`], [`webhook`],
 //! [`controller`], [`delivery`] and [`release`] are what scenarios are written with. [`sandbox`], [`tier`] and
-//! [`trials`] decide where and what is run.
+//! [`trials`] decide where and what is run, [`figures`] keeps what was measured.
 
 pub(crate) mod api;
 pub(crate) mod cluster;
 pub(crate) mod control_plane;
 pub(crate) mod controller;
 pub(crate) mod delivery;
+pub(crate) mod figures;
 pub(crate) mod helm;
 pub(crate) mod kubectl;
 pub(crate) mod load;
@@ -26,4 +27,5 @@ pub(crate) mod stub;
 pub(crate) mod tier;
 pub(crate) mod trials;
 pub(crate) mod wait;
+pub(crate) mod watch;
 pub(crate) mod webhook;

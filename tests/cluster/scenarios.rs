@@ -8,6 +8,7 @@ mod delivery;
 mod doctor;
 mod edits;
 mod failures;
+mod footprint;
 mod injection;
 mod install;
 mod lifecycle;
@@ -46,12 +47,16 @@ pub(crate) fn register(trials: &mut Trials) {
             return load::register(trials);
         }
         Ok("soak") => return load::register_soak(trials),
-        Ok("bench") => return overhead::register(trials),
+        Ok("bench") => {
+            overhead::register(trials);
+            return footprint::register_bench(trials);
+        }
         _ => {}
     }
     workloads::register(trials);
     certificates::register(trials);
     delivery::register(trials);
+    footprint::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
+use super::api::Api;
 use super::cluster::Cluster;
 use super::controller::{Controller, INDEX, Installation, RULES};
 use super::namespace::{Namespace, docker_config};
@@ -13,6 +14,9 @@ use super::wait::{HAPPY, wait_for};
 
 /// Key of the payload in a Secret of the usual type.
 const KEY: &str = ".dockerconfigjson";
+
+/// What its controllers are started with.
+const ARGUMENTS: [&str; 3] = ["--delivery", "--certificates", "none"];
 
 /// An installation whose controller delivers to namespaces called `<its namespace>-…`.
 pub(crate) struct Delivery<'a> {
@@ -27,13 +31,22 @@ impl<'a> Delivery<'a> {
     /// Starts a controller that may copy Secrets of these names, under rules with these `pullSecrets`;
     /// `NAMESPACES` in them stands for the trial's own namespaces.
     pub(crate) fn start(cluster: &'a Cluster, secret_names: &[&str], pull_secrets: &str) -> Self {
+        Self::start_at(cluster, &cluster.api, secret_names, pull_secrets)
+    }
+
+    fn start_at(
+        cluster: &'a Cluster,
+        api: &Api,
+        secret_names: &[&str],
+        pull_secrets: &str,
+    ) -> Self {
         let installation = Installation::create(cluster, "deliver", "");
         installation.grant_delivery(secret_names);
         let rules = rules(&installation.namespace.name, pull_secrets);
         let patch = json!({"data": {"rules.yaml": rules}});
         let patched = installation.namespace.merge("configmaps", RULES, &patch);
         patched.expect("the ConfigMap is there");
-        let controller = installation.controller(&["--delivery", "--certificates", "none"]);
+        let controller = installation.controller_at(api, &ARGUMENTS);
         Self {
             installation,
             controller,
@@ -43,13 +56,20 @@ impl<'a> Delivery<'a> {
 
     /// The same with one source `regcred`, which every namespace of the trial gets.
     pub(crate) fn of_regcred(cluster: &'a Cluster) -> Self {
-        let delivery = Self::start(
-            cluster,
-            &["regcred"],
-            "{name: regcred, namespaces: NAMESPACES}",
-        );
+        Self::of_regcred_at(cluster, &cluster.api)
+    }
+
+    /// The same with a controller that talks to this API server.
+    pub(crate) fn of_regcred_at(cluster: &'a Cluster, api: &Api) -> Self {
+        let entry = "{name: regcred, namespaces: NAMESPACES}";
+        let delivery = Self::start_at(cluster, api, &["regcred"], entry);
         delivery.make_source("regcred", &payload("first"));
         delivery
+    }
+
+    /// One more replica of its controller, which talks to this API server.
+    pub(crate) fn replica_at(&self, api: &Api) -> Controller {
+        self.installation.controller_at(api, &ARGUMENTS)
     }
 
     /// Gives the rules these `pullSecrets`.

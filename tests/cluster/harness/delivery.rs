@@ -67,9 +67,16 @@ impl<'a> Delivery<'a> {
         delivery
     }
 
-    /// One more replica of its controller, which talks to this API server.
-    pub(crate) fn replica_at(&self, api: &Api) -> Controller {
-        self.installation.controller_at(api, &ARGUMENTS)
+    /// Ends its controller, and starts one anew that talks to this API server.
+    pub(crate) fn restart_at(&mut self, api: &Api) {
+        self.controller.terminate();
+        wait_for("the controller has ended", HAPPY, || {
+            self.controller
+                .exit_code()
+                .map(drop)
+                .ok_or_else(|| "it runs".to_owned())
+        });
+        self.controller = self.installation.controller_at(api, &ARGUMENTS);
     }
 
     /// Gives the rules these `pullSecrets`.

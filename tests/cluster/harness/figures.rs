@@ -26,14 +26,14 @@ impl Figures {
     /// Adds a figure, and prints it.
     pub(crate) fn add(&mut self, name: &str, value: f64) {
         println!("  {name:<44} {value:>9.2}");
-        self.values[name] = json!(value);
+        self.values[name] = rounded(value);
     }
 
     /// Adds a figure that should be at most `goal`. A machine may be busy: nothing fails.
     pub(crate) fn add_at_most(&mut self, name: &str, value: f64, goal: f64) {
         let verdict = if value <= goal { "met" } else { "MISSED" };
         println!("  {name:<44} {value:>9.2}  <= {goal} {verdict}");
-        self.values[name] = json!(value);
+        self.values[name] = rounded(value);
     }
 
     /// Adds the median of samples with their range, and prints them.
@@ -42,7 +42,8 @@ impl Figures {
         let (least, most) = (samples[0], samples[samples.len() - 1]);
         let median = samples[samples.len() / 2];
         println!("  {name:<44} {median:>9.2} ({least:.2} .. {most:.2})");
-        self.values[name] = json!({"median": median, "min": least, "max": most});
+        self.values[name] =
+            json!({"median": rounded(median), "min": rounded(least), "max": rounded(most)});
     }
 
     /// Puts the group into the file, beside what other groups have there.
@@ -52,4 +53,9 @@ impl Figures {
         report[self.group] = self.values;
         fs::write(REPORT, format!("{report:#}\n")).expect("target/ is writable");
     }
+}
+
+/// To a hundredth, as it is printed.
+fn rounded(value: f64) -> Value {
+    json!((value * 100.0).round() / 100.0)
 }

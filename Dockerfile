@@ -23,6 +23,9 @@ LABEL org.opencontainers.image.title="pullpass" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /pullpass /pullpass
+# What holds a whole TLS record or more goes back to the kernel once it is free, in bytes; otherwise a burst of large
+# reviews, or new rules, would cost their memory for ever.
+ENV GLIBC_TUNABLES="glibc.malloc.mmap_threshold=16384"
 # Numeric, so that runAsNonRoot can be checked without a passwd file.
 USER 65532:65532
 EXPOSE 10250 8080

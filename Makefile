@@ -34,11 +34,12 @@ soak: tools ## The tests on a real node that take long
 	PULLPASS_CLUSTER_TRIALS=soak cargo test --test cluster -- $(FILTER)
 
 .PHONY: bench-cluster
-bench-cluster: tools ## Measure what a webhook costs a Pod create, beside its peers; write target/bench-cluster.json
+bench-cluster: tools ## Measure on a real API server, beside peers, what Pods wait for and what delivery takes
 	@image/build native
 	@null=$$(cargo bench --quiet --bench figures --no-run --message-format=json | \
 	  sed -nE 's|.*"executable":"([^"]*/figures-[^"]*)".*|\1|p') && \
-	PULLPASS_NULL_WEBHOOK=$$null PULLPASS_CLUSTER_TRIALS=bench cargo test --test cluster -- --nocapture
+	PULLPASS_NULL_WEBHOOK=$$null PULLPASS_PROGRAM=$$(echo target/image/*/pullpass) \
+	PULLPASS_CLUSTER_TRIALS=bench cargo test --test cluster -- --nocapture $(FILTER)
 
 .PHONY: chart
 chart: tools ## The tests of the Helm chart: rendered, validated, linted, its alerts tried out

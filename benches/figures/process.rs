@@ -12,8 +12,10 @@ use super::report::Report;
 use super::site::Site;
 use super::{Outcome, Scale};
 
-/// The program that ships, except that the bench profile keeps its symbols.
+/// The program that ships, except that the bench profile keeps its symbols and links libc.
 const PULLPASS: &str = env!("CARGO_BIN_EXE_pullpass");
+/// What the image sets for it is in here.
+const DOCKERFILE: &str = include_str!("../../Dockerfile");
 
 /// Connections that are open at once, as of two and a half API servers.
 const CONNECTIONS: usize = 64;
@@ -77,6 +79,7 @@ impl Webhook {
             .arg(site.certificate())
             .arg("--tls-key")
             .arg(site.key())
+            .envs(image_environment())
             .stdin(Stdio::null())
             .spawn()?;
         let mut webhook = Self {
@@ -132,6 +135,14 @@ impl Drop for Webhook {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Names and values, from the last stage.
+fn image_environment() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let (_, stage) = DOCKERFILE.rsplit_once("\nFROM ").unwrap_or_default();
+    let variables = stage.lines().filter_map(|line| line.strip_prefix("ENV "));
+    let pairs = variables.filter_map(|variable| variable.split_once('='));
+    pairs.map(|(name, value)| (name, value.trim_matches('"')))
 }
 
 fn free_address() -> Outcome<SocketAddr> {

@@ -234,13 +234,13 @@ impl Election {
 
     /// Takes the Lease of this version from its holder; if that fails, it is looked at again.
     async fn free(&self, version: &Option<String>) {
-        let patch = json!({
+        let patch = Patch::Merge(json!({
             "metadata": {"resourceVersion": version},
             "spec": {"holderIdentity": null},
-        });
+        }));
         let (leases, params) = (self.leases(), PatchParams::default());
-        let freed = leases.patch(&self.lease, &params, &Patch::Merge(patch));
-        if freed.await.is_ok() {
+        let freed = leases.patch(&self.lease, &params, &patch).await;
+        if freed.is_ok() {
             tracing::warn!(lease = self.lease, "taken from a holder that is silent");
         }
     }

@@ -45,8 +45,8 @@ pub struct Rule {
     pub namespaces: NamespaceMatcher,
     /// Labels of the Pod.
     pub pod_selector: Option<LabelSelector>,
-    /// Its pull secrets, in order.
-    pub secrets: Box<[SecretId]>,
+    /// Its pull secrets, in order; inline up to 4, which take the room of a pointer and a length.
+    pub secrets: SmallVec<[SecretId; 4]>,
     /// Also when no image matches.
     pub always: bool,
     /// Enforce or Shadow.
@@ -202,13 +202,13 @@ impl Rule {
 struct PatternTexts {
     texts: String,
     /// Where each ends; it starts where the one before ends.
-    ends: Vec<usize>,
+    ends: Vec<u32>,
 }
 
 impl PatternTexts {
     fn push(&mut self, text: &str) {
         self.texts.push_str(text);
-        self.ends.push(self.texts.len());
+        self.ends.push(id(self.texts.len()));
     }
 
     fn text(&self, pattern: u32) -> Option<&str> {
@@ -217,7 +217,8 @@ impl PatternTexts {
             .checked_sub(1)
             .and_then(|before| self.ends.get(before))
             .copied();
-        self.texts.get(start.unwrap_or(0)..*self.ends.get(pattern)?)
+        let end = *self.ends.get(pattern)?;
+        self.texts.get(start.unwrap_or(0) as usize..end as usize)
     }
 }
 
@@ -241,6 +242,8 @@ fn compile_patterns(config: &RulesConfig) -> (Matcher, PatternTexts) {
             texts.push(pattern.as_str());
         }
     }
+    texts.texts.shrink_to_fit();
+    texts.ends.shrink_to_fit();
     (matcher.build(), texts)
 }
 

@@ -23,6 +23,9 @@ use crate::index::SecretManifest;
 use crate::manifest::{self, MANIFEST_BYTES_MAX, ManifestError};
 use crate::rules::config::FILE_RULES_BYTES_MAX;
 
+/// How much of a file is compared at a time, in bytes: on the stack.
+const PIECE_BYTES: usize = 16 * 1024;
+
 /// Something that can be brought up to date, again and again.
 pub trait Reload: Send + 'static {
     /// Looks whether anything changed and takes it over. May block, and take a second for large rules.
@@ -85,9 +88,12 @@ impl WatchedFiles {
 
     /// The contents, if they are others than last time.
     pub fn changed(&mut self) -> Option<&Contents> {
+        if self.is_as_before() {
+            return None;
+        }
         let seen = self.read();
         if self.last.as_ref() == Some(&seen) {
-            return None;
+            return None; // The same error.
         }
         // Files of one volume are swapped together but read one after the other. Two readings that
         // agree are not torn; otherwise the next turn reads again.
@@ -96,6 +102,15 @@ impl WatchedFiles {
         }
         self.last = Some(seen);
         self.last.as_ref()
+    }
+
+    /// Piece by piece: a copy of large rules every second would be most of the memory there is.
+    fn is_as_before(&self) -> bool {
+        let Some(Ok(files)) = &self.last else {
+            return false;
+        };
+        let mut files = self.paths.iter().zip(files);
+        files.all(|(path, (_, bytes))| holds(path, bytes).unwrap_or(false))
     }
 
     fn read(&self) -> Contents {
@@ -116,6 +131,25 @@ impl WatchedFiles {
 impl fmt::Debug for WatchedFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("WatchedFiles").field(&self.paths).finish()
+    }
+}
+
+/// Whether a file holds exactly `expected`.
+fn holds(path: &Path, mut expected: &[u8]) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    let mut piece = [0; PIECE_BYTES];
+    loop {
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            return Ok(expected.is_empty());
+        }
+        let rest = piece
+            .get(..read)
+            .and_then(|piece| expected.strip_prefix(piece));
+        let Some(rest) = rest else {
+            return Ok(false);
+        };
+        expected = rest;
     }
 }
 
@@ -265,6 +299,24 @@ mod tests {
         assert!(files.changed().is_none());
         fs::write(&path, "1").unwrap();
         assert!(files.changed().unwrap().is_ok());
+    }
+
+    #[test]
+    fn every_change_of_a_large_file_is_seen_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rules.yaml");
+        let mut files = WatchedFiles::new(vec![path.clone()], 4 * PIECE_BYTES);
+        let whole = vec![b'a'; 2 * PIECE_BYTES];
+        let mut last = whole.clone();
+        *last.last_mut().unwrap() = b'b';
+        let longer = [&whole[..], b"a"].concat();
+        let shorter = &whole[..PIECE_BYTES];
+        for bytes in [&whole, &last, &longer, shorter, &[], &whole] {
+            fs::write(&path, bytes).unwrap();
+            let read = files.changed().unwrap().clone().unwrap();
+            assert_eq!(read[0].1, bytes);
+            assert!(files.changed().is_none());
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod documentation;
 mod edits;
 mod failures;
 mod faults;
+mod footprint;
 mod injection;
 mod install;
 mod lifecycle;
@@ -52,7 +53,10 @@ pub(crate) fn register(trials: &mut Trials) {
             return load::register(trials);
         }
         Ok("soak") => return load::register_soak(trials),
-        Ok("bench") => return overhead::register(trials),
+        Ok("bench") => {
+            overhead::register(trials);
+            return footprint::register_bench(trials);
+        }
         _ => {}
     }
     workloads::register(trials);
@@ -61,6 +65,7 @@ pub(crate) fn register(trials: &mut Trials) {
     faults::register(trials);
     tenants::register(trials);
     sources::register(trials);
+    footprint::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);

@@ -19,6 +19,9 @@ use super::pki::{Pair, Pki};
 /// Longer than the API server's own limit of 60 s for one request.
 const ANSWER_LIMIT: Duration = Duration::from_secs(70);
 
+/// A connection after its handshake began.
+pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
+
 /// One user's way to the API server.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
@@ -151,6 +154,33 @@ impl Api {
         Ok(parse_answer(&bytes))
     }
 
+    /// What a path that is no JSON says.
+    ///
+    /// # Errors
+    /// What the network said.
+    pub(crate) fn text(&self, path: &str) -> Result<String, String> {
+        let bytes = self.exchange(self.get_request(path).as_bytes());
+        let bytes = bytes.map_err(|error| error.to_string())?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Asks for `path`, whose answer does not end; the socket can end it.
+    ///
+    /// # Errors
+    /// If there is no connection.
+    pub(crate) fn watch(&self, path: &str) -> std::io::Result<(Stream, TcpStream)> {
+        let mut stream = self.connect()?;
+        let socket = stream.sock.try_clone()?;
+        socket.set_read_timeout(None)?;
+        stream.write_all(self.get_request(path).as_bytes())?;
+        Ok((stream, socket))
+    }
+
+    fn get_request(&self, path: &str) -> String {
+        let host = self.address;
+        format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n")
+    }
+
     fn exchange(&self, request: &[u8]) -> std::io::Result<Vec<u8>> {
         let mut stream = self.connect()?;
         stream.write_all(request)?;
@@ -159,7 +189,7 @@ impl Api {
         Ok(answer)
     }
 
-    fn connect(&self) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    fn connect(&self) -> std::io::Result<Stream> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
@@ -171,7 +201,7 @@ impl Api {
 }
 
 /// One connection that is kept between requests.
-pub(crate) struct KeptConnection(StreamOwned<ClientConnection, TcpStream>);
+pub(crate) struct KeptConnection(Stream);
 
 impl KeptConnection {
     /// Connects and does the handshake.

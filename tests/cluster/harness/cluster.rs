@@ -52,6 +52,7 @@ pub(crate) struct Cluster {
     webhook_certificate: Pair,
     image: OnceLock<Image>,
     workdir: PathBuf,
+    logs: PathBuf,
     counter: AtomicU32,
 }
 
@@ -74,7 +75,23 @@ impl Cluster {
             node.wait_until_ready(&plane);
             (node, kit)
         });
-        let cluster = Self {
+        let cluster = Self::of(plane, node, workdir, logs);
+        if cluster.node.is_some() {
+            cluster.allow_logs_and_exec();
+        }
+        cluster
+    }
+
+    /// One more cluster without a node, for a trial that fills it.
+    pub(crate) fn another(&self) -> Self {
+        let workdir = self.directory("another");
+        let logs = self.logs.join(self.unique("another"));
+        fs::create_dir_all(&logs).expect("target/ is writable");
+        Self::of(ControlPlane::start(&workdir, &logs), None, workdir, &logs)
+    }
+
+    fn of(plane: ControlPlane, node: Option<(Node, Kit)>, workdir: PathBuf, logs: &Path) -> Self {
+        Self {
             api: plane.admin.clone(),
             kubectl: Kubectl::new(&plane.kubeconfig, &workdir),
             helm: Helm::new(&plane.kubeconfig, &workdir),
@@ -84,12 +101,9 @@ impl Cluster {
             node,
             direct: OnceLock::new(),
             workdir,
+            logs: logs.to_owned(),
             counter: AtomicU32::new(0),
-        };
-        if cluster.node.is_some() {
-            cluster.allow_logs_and_exec();
         }
-        cluster
     }
 
     /// The node.
@@ -142,16 +156,6 @@ impl Cluster {
                 digest: digest.trim().to_owned(),
             }
         })
-    }
-
-    /// The program in it, for this machine.
-    pub(crate) fn image_program() -> PathBuf {
-        let architecture = match std::env::consts::ARCH {
-            "aarch64" => "arm64",
-            "x86_64" => "amd64",
-            other => other,
-        };
-        Path::new(IMAGE).join(architecture).join("pullpass")
     }
 
     /// The certificate of every webhook; valid on loopback and for `<service>.webhooks.svc`.
@@ -209,7 +213,7 @@ impl Cluster {
 
     /// Where logs of the test's own programs go.
     pub(crate) fn logs(&self) -> &Path {
-        Path::new(LOGS)
+        &self.logs
     }
 
     /// A fresh, empty directory.

@@ -36,6 +36,7 @@ pub(crate) struct ControlPlane {
     workdir: PathBuf,
     logs: PathBuf,
     processes: Vec<Process>,
+    controllers: Mutex<Option<Process>>,
     api_server: Mutex<Option<Process>>,
 }
 
@@ -62,6 +63,7 @@ impl ControlPlane {
             workdir: workdir.to_owned(),
             logs: logs.to_owned(),
             processes: Vec::new(),
+            controllers: Mutex::default(),
             api_server: Mutex::default(),
         };
         plane.kubeconfig = plane.write_kubeconfig("admin", address, &certificate_of(&admin));
@@ -70,7 +72,7 @@ impl ControlPlane {
         *plane.api_server() = Some(server);
         // The controller manager gives up on an API server that takes longer than 10 s to let it in.
         plane.wait_until_ready(&plane.admin);
-        plane.start_controller_manager();
+        plane.controllers = Mutex::new(Some(plane.start_controller_manager()));
         plane
     }
 
@@ -125,6 +127,12 @@ impl ControlPlane {
         let server = self.start_api_server("kube-apiserver-restarted", self.address, &[]);
         *self.api_server() = Some(server);
         self.wait_until_ready(&self.admin);
+    }
+
+    /// Leaves the API server and etcd alone: nobody makes ServiceAccounts in new namespaces any more.
+    pub(crate) fn stop_controllers(&self) {
+        let controllers = self.controllers.lock();
+        drop(controllers.unwrap_or_else(PoisonError::into_inner).take());
     }
 
     fn signal_api_server(&self, signal: &str) {
@@ -208,7 +216,7 @@ impl ControlPlane {
         Process::start(name, &mut command, &self.logs)
     }
 
-    fn start_controller_manager(&mut self) {
+    fn start_controller_manager(&self) -> Process {
         let kubeconfig = self.user("system:kube-controller-manager", "");
         let mut command = sandbox::program(&tools().join("kube-controller-manager"));
         command
@@ -221,8 +229,7 @@ impl ControlPlane {
                 "--secure-port=0",
                 "--v=1",
             ]);
-        let process = Process::start("kube-controller-manager", &mut command, &self.logs);
-        self.processes.push(process);
+        Process::start("kube-controller-manager", &mut command, &self.logs)
     }
 
     fn wait_until_ready(&self, api: &Api) {

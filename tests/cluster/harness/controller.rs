@@ -1,7 +1,6 @@
 //! What the chart makes for a controller, with exactly its permissions, and controllers that run on it.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -136,7 +135,7 @@ impl<'a> Installation<'a> {
         let name = &self.namespace.name;
         let kubeconfig = self.cluster.account_kubeconfig(api, name, ACCOUNT);
         let probes = free_address();
-        let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
+        let mut command = sandbox::pullpass();
         command
             .args(["controller", "--namespace", &self.namespace.name])
             .args(["--webhook-configuration", &self.namespace.name])
@@ -296,6 +295,11 @@ impl Controller {
     /// What `/readyz` says, ready or not.
     pub(crate) fn readiness(&self) -> String {
         probe(self.probes, "/readyz").unwrap_or_else(|answer| answer)
+    }
+
+    /// Memory that is resident, in MiB; of which kind, says [`Process::memory_mib`].
+    pub(crate) fn memory_mib(&self, kind: &str) -> f64 {
+        self.process.memory_mib(kind)
     }
 
     /// What it has logged.

@@ -75,6 +75,18 @@ impl<'a> Delivery<'a> {
         self.installation.controller(&arguments)
     }
 
+    /// Ends its controller, and starts one anew that talks to this API server.
+    pub(crate) fn restart_at(&mut self, api: &Api) {
+        self.controller.terminate();
+        wait_for("the controller has ended", HAPPY, || {
+            self.controller
+                .exit_code()
+                .map(drop)
+                .ok_or_else(|| "it runs".to_owned())
+        });
+        self.controller = self.installation.controller_at(api, DELIVERS);
+    }
+
     /// Gives the rules these `pullSecrets`.
     pub(crate) fn set_pull_secrets(&self, pull_secrets: &str) {
         let rules = rules(&self.own().name, pull_secrets);

@@ -303,6 +303,20 @@ async fn connect(question: &Question) -> Result<Connection, String> {
 /// # Panics
 /// If an answer is no good one.
 pub(crate) fn mean_answer(question: &Question, connections: usize, count: usize) -> Duration {
+    let took = ask_many(question, connections, count, drop);
+    took / u32::try_from(count / connections).expect("a small number")
+}
+
+/// The same; gives each answer as it comes, and the time of all.
+///
+/// # Panics
+/// If an answer is no good one.
+pub(crate) fn ask_many(
+    question: &Question,
+    connections: usize,
+    count: usize,
+    on_answer: impl Fn(Value) + Clone + Send + 'static,
+) -> Duration {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -312,18 +326,20 @@ pub(crate) fn mean_answer(question: &Question, connections: usize, count: usize)
         let together = Arc::new(tokio::sync::Barrier::new(connections + 1));
         for _ in 0..connections {
             let (question, together) = (question.clone(), Arc::clone(&together));
+            let on_answer = on_answer.clone();
             workers.spawn(async move {
                 let mut connection = Some(connect(&question).await.expect("the server listens"));
                 together.wait().await;
                 for _ in 0..each {
                     let answer = ask(&question, &mut connection).await.expect("an answer");
                     assert!((question.is_mutated)(&answer), "{answer}");
+                    on_answer(answer);
                 }
             });
         }
         together.wait().await;
         let start = Instant::now();
         workers.join_all().await;
-        start.elapsed() / u32::try_from(each).expect("a small number")
+        start.elapsed()
     })
 }

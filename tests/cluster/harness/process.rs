@@ -45,6 +45,23 @@ impl Process {
         super::sandbox::run("kill", &[&format!("-{signal}"), &id]);
     }
 
+    /// Memory of it that the kernel calls `kind`, in MiB: `VmRSS` for all that is resident, `RssAnon` for
+    /// what of that is no file.
+    pub(crate) fn memory_mib(&self, kind: &str) -> f64 {
+        let path = format!("/proc/{}/status", self.lock().id());
+        let status = fs::read_to_string(path).expect("it is running");
+        let mut lines = status.lines();
+        let kib = lines.find_map(|line| {
+            line.strip_prefix(kind)?
+                .strip_prefix(':')?
+                .strip_suffix(" kB")
+        });
+        let kib: f64 = kib
+            .and_then(|kib| kib.trim().parse().ok())
+            .expect("the kernel says so");
+        kib / 1024.0
+    }
+
     /// What the program has written so far.
     pub(crate) fn output(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();

@@ -16,6 +16,8 @@ use super::wait::wait_for;
 
 /// Tells the second process its work directory.
 const WORKDIR: &str = "PULLPASS_CLUSTER_WORKDIR";
+/// Path of another program than the one that was built for the tests: as it ships, where it is measured.
+const PROGRAM: &str = "PULLPASS_PROGRAM";
 /// Tells the second process that it has namespaces of its own.
 const ISOLATED: &str = "PULLPASS_CLUSTER_ISOLATED";
 /// The kernel needs a moment to empty the control groups of processes that were just killed.
@@ -98,6 +100,21 @@ pub(crate) fn prepare(workdir: &Path) {
         fs::create_dir_all(&group)
             .unwrap_or_else(|error| panic!("cannot create {}: {error}", group.display()));
     }
+}
+
+/// The program under test: what cargo built, or what [`PROGRAM`] says, with what the image sets for it.
+pub(crate) fn pullpass() -> Command {
+    let Some(path) = std::env::var_os(PROGRAM) else {
+        return program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
+    };
+    let mut command = program(Path::new(&path));
+    let dockerfile = include_str!("../../../Dockerfile");
+    let (_, stage) = dockerfile.rsplit_once("\nFROM ").expect("it has stages");
+    for line in stage.lines().filter_map(|line| line.strip_prefix("ENV ")) {
+        let (name, value) = line.split_once('=').expect("ENV NAME=VALUE");
+        command.env(name, value.trim_matches('"'));
+    }
+    command
 }
 
 /// A command for a program that cannot outlive the tests.

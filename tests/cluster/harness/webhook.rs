@@ -244,7 +244,7 @@ impl Pullpass {
         configure: impl FnOnce(&mut Command),
     ) -> Self {
         let probes = free_address_on(address.ip());
-        let mut command = sandbox::program(Path::new(env!("CARGO_BIN_EXE_pullpass")));
+        let mut command = sandbox::pullpass();
         command
             .args(["webhook", "--log-level", "debug"])
             .args(["--addr", &address.to_string()])
@@ -270,6 +270,11 @@ impl Pullpass {
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Memory that is resident, in MiB; of which kind, says [`Process::memory_mib`].
+    pub(crate) fn memory_mib(&self, kind: &str) -> f64 {
+        self.process.memory_mib(kind)
     }
 
     /// What it has logged so far.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
 use crate::harness::control_plane::{flag, free_address};
+use crate::harness::figures::Figures;
 use crate::harness::load::{Question, mean_answer};
 use crate::harness::namespace::{Namespace, unscheduled_pod};
 use crate::harness::process::Process;
@@ -26,8 +27,6 @@ pub(crate) fn register(trials: &mut Trials) {
 
 /// Path of the program whose `--serve fixed` is the webhook that does not look.
 const NULL_WEBHOOK: &str = "PULLPASS_NULL_WEBHOOK";
-/// Where the figures go.
-const REPORT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench-cluster.json");
 /// Rounds; in each one, every peer is measured once, in another order.
 const ROUNDS: usize = 9;
 /// Pods created at once.
@@ -62,7 +61,7 @@ fn overhead(cluster: &Cluster) {
             }
         });
     }
-    let mut report = json!({});
+    let mut figures = Figures::new("p1");
     for concurrency in CONCURRENCY {
         let rounds: Vec<[f64; 4]> = (0..ROUNDS)
             .map(|round| {
@@ -73,10 +72,9 @@ fn overhead(cluster: &Cluster) {
                 times_ms
             })
             .collect();
-        report[format!("c{concurrency}")] = table(concurrency, &rounds);
+        add_rounds(&mut figures, concurrency, &rounds);
     }
-    fs::write(REPORT, format!("{report:#}\n")).expect("target/ is writable");
-    println!("written to target/bench-cluster.json");
+    figures.write();
 }
 
 /// Creates Pods, and takes them away again. Milliseconds of one create.
@@ -117,14 +115,10 @@ fn create_pods(
     took.as_secs_f64() * 1e3
 }
 
-/// Prints the figures of one concurrency, and gives them as JSON.
-fn table(concurrency: usize, rounds: &[[f64; 4]]) -> Value {
-    println!("c={concurrency}, {ROUNDS} rounds: median (smallest .. largest)");
-    let mut figures = json!({});
+/// Adds what the rounds of one concurrency gave.
+fn add_rounds(figures: &mut Figures, concurrency: usize, rounds: &[[f64; 4]]) {
     let mut add = |name: &str, samples: Vec<f64>| {
-        let [median, least, most] = spread(samples);
-        println!("  {name:<20} {median:>7.2} ({least:.2} .. {most:.2})");
-        figures[name] = json!({"median": median, "min": least, "max": most});
+        figures.add_median(&format!("c{concurrency}_{name}"), samples);
     };
     for (at, peer) in PEERS.iter().enumerate() {
         add(
@@ -136,17 +130,6 @@ fn table(concurrency: usize, rounds: &[[f64; 4]]) -> Value {
     add("pullpass_vs_none", ratio(3, 0));
     add("pullpass_vs_null", ratio(3, 1));
     add("pullpass_vs_policy", ratio(3, 2));
-    figures
-}
-
-/// Median, smallest, largest.
-fn spread(mut samples: Vec<f64>) -> [f64; 3] {
-    samples.sort_by(f64::total_cmp);
-    [
-        samples[samples.len() / 2],
-        samples[0],
-        samples[samples.len() - 1],
-    ]
 }
 
 fn pod() -> Value {
@@ -218,7 +201,7 @@ fn start_shipped(cluster: &Cluster) -> Shipped {
     let (address, probes) = (free_address(), free_address());
     let rules_file = cluster.directory("shipped").join("rules.yaml");
     fs::write(&rules_file, rules()).expect("the work directory is writable");
-    let mut command = sandbox::program(&Cluster::image_program());
+    let mut command = sandbox::pullpass();
     command
         .args(["webhook", "--addr", &address.to_string()])
         .args(["--probe-addr", &probes.to_string()])

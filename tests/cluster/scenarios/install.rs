@@ -6,10 +6,12 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
-use crate::harness::namespace::pull_secrets_of;
+use crate::harness::delivery::secret;
+use crate::harness::namespace::{docker_config, pull_secrets_of};
 use crate::harness::release::{Release, SECRET, covered_pod, rules};
 use crate::harness::trials::Trials;
 use crate::harness::wait::{HAPPY, wait_for};
+use crate::registry::ALPHA;
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.node(
@@ -19,6 +21,7 @@ pub(crate) fn register(trials: &mut Trials) {
     trials.node("install_then_edit_of_the_rules_is_live", edit_of_the_rules);
     trials.node("incident_17_two_renders_are_byte_identical", two_renders);
     trials.node("install_then_helm_test", helm_test);
+    trials.node("scenario_40_install_from_a_private_registry", private_image);
     trials.node("image_is_what_the_dockerfile_says", image);
 }
 
@@ -103,6 +106,26 @@ fn two_renders(cluster: &Cluster) {
 fn helm_test(cluster: &Cluster) {
     let release = Release::installed(cluster);
     println!("{}", release.test());
+}
+
+/// Where the webhook's own image needs a pull secret, nobody is there yet to inject it.
+fn private_image(cluster: &Cluster) {
+    let release = Release::prepare(cluster);
+    let login = docker_config(&[ALPHA.entry()]).to_string();
+    let login = secret("own-registry", &login);
+    release.namespace.create_object("secrets", &login);
+    let repository = format!("{}/pullpass", ALPHA.host);
+    release.install(&json!({
+        "image": {"repository": repository, "pullPolicy": "Always"},
+        "imagePullSecrets": [{"name": "own-registry"}],
+    }));
+    for role in ["webhook", "controller"] {
+        for pod in release.role(role) {
+            let image = pod["spec"]["containers"][0]["image"].as_str();
+            assert!(image.is_some_and(|image| image.starts_with(&repository)));
+        }
+    }
+    assert_eq!(pull_secrets_of(&release.create_pod()), [SECRET]);
 }
 
 /// Both platforms, as a registry gives them.

@@ -5,7 +5,8 @@
 //! Lease can be another's, and starts over. It renews by the wall clock, so a clock that was set back
 //! would let it sleep; that is why a holder looks at the Lease itself now and then. Two clocks that
 //! differ by more than the grace may still make two holders for some seconds; that is why every write
-//! names the version it replaces.
+//! names the version it replaces. One that was set ahead would let a dead holder keep the Lease until
+//! then; that is why a candidate takes it from a holder that is silent.
 
 use std::collections::hash_map::RandomState;
 use std::env;
@@ -14,11 +15,12 @@ use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::Patch;
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use prometheus::IntGauge;
-use tokio::time::sleep;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use super::objects::{self, Owner};
 use super::pauses;
@@ -34,6 +36,9 @@ const LEASE_CALL_MAX: Duration = Duration::from_secs(4);
 /// How often a candidate looks whether the Lease was given back: how long nobody writes when a leader is
 /// replaced.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a Lease may stay as it is, by our own monotonic clock, before it is taken from its holder,
+/// whatever it says: six renewals. Only one whose holder's clock was ahead lasts as long.
+const UNCHANGED_MAX: Duration = Duration::from_secs(2 * LEASE_SECONDS);
 const _: () = assert!(2 * LEASE_CALL_MAX.as_secs() < RENEW_BEFORE_SECONDS);
 
 /// One candidate.
@@ -194,7 +199,7 @@ impl Election {
     async fn disturbed(&self) -> bool {
         loop {
             sleep(Duration::from_secs(LEASE_SECONDS)).await;
-            let Some(spec) = self.look().await else {
+            let Some((_, spec)) = self.look().await else {
                 continue;
             };
             if spec.holder_identity.as_ref() != Some(&self.identity) {
@@ -207,22 +212,44 @@ impl Election {
         }
     }
 
-    /// Completes when nobody holds the Lease.
+    /// Completes when nobody holds the Lease. A holder that does not renew it loses it, although the time
+    /// in it may lie ahead.
     async fn freed(&self) {
+        let mut last = (None, Instant::now());
         loop {
             sleep(LOOK_INTERVAL).await;
-            if let Some(spec) = self.look().await
-                && spec.holder_identity.is_none()
-            {
+            let Some((version, spec)) = self.look().await else {
+                continue;
+            };
+            if spec.holder_identity.is_none() {
                 return;
+            }
+            if version != last.0 {
+                last = (version, Instant::now());
+            } else if last.1.elapsed() > UNCHANGED_MAX {
+                self.free(&version).await;
             }
         }
     }
 
-    /// The Lease as it is; errors are the manager's to report.
-    async fn look(&self) -> Option<LeaseSpec> {
+    /// Takes the Lease of this version from its holder; if that fails, it is looked at again.
+    async fn free(&self, version: &Option<String>) {
+        let patch = Patch::Merge(json!({
+            "metadata": {"resourceVersion": version},
+            "spec": {"holderIdentity": null},
+        }));
+        let (leases, params) = (self.leases(), PatchParams::default());
+        let freed = leases.patch(&self.lease, &params, &patch);
+        if freed.await.is_ok() {
+            tracing::warn!(lease = self.lease, "taken from a holder that is silent");
+        }
+    }
+
+    /// The Lease as it is, and its version; errors are the manager's to report.
+    async fn look(&self) -> Option<(Option<String>, LeaseSpec)> {
         let lease = self.leases().get(&self.lease).await.ok()?;
-        Some(lease.spec.unwrap_or_default())
+        let version = lease.metadata.resource_version;
+        Some((version, lease.spec.unwrap_or_default()))
     }
 
     fn leases(&self) -> Api<Lease> {

@@ -38,6 +38,10 @@ pub(crate) fn register(trials: &mut Trials) {
     );
     trials.api("controller_leader_ended_gives_its_lease_back", ended);
     trials.api(
+        "controller_leader_dead_whose_clock_was_ahead_is_replaced",
+        ahead,
+    );
+    trials.api(
         "controller_incident_15_16_everything_is_made_from_nothing",
         fresh,
     );
@@ -451,6 +455,23 @@ fn taken(cluster: &Cluster) {
     });
     // Nobody renews for somebody.
     takes_over(&controller);
+}
+
+/// By the Lease it is to be held for generations.
+fn ahead(cluster: &Cluster) {
+    let installation = Installation::create(cluster, "ahead", RULES);
+    let controller = installation.settled(&[]);
+    let spec = json!({"holderIdentity": "somebody", "renewTime": "2100-01-01T00:00:00.000000Z"});
+    let patch = json!({"spec": spec}).to_string();
+    let arguments = ["patch", "lease", LEASE, "--type=merge", "-p", &patch];
+    installation.namespace.kubectl(&arguments, "");
+    wait_for("it stops", TAKE_OVER, || {
+        let is_leader = controller.metric("pullpass_leader").eq(&1.0);
+        (!is_leader).then_some(()).ok_or_else(|| controller.log())
+    });
+    takes_over(&controller);
+    installation.delete(TLS);
+    healed("leaf made again", || installation.verified());
 }
 
 fn frozen(cluster: &Cluster) {

@@ -137,7 +137,7 @@ fn unusable(cluster: &Cluster) {
     for broken in [
         "no JSON",
         &good.replace("}}}", "},}}"),
-        &good[..good.len() - 1],
+        good.trim_end_matches('}'),
     ] {
         let refused = own.try_create("secrets", &secret("regcred", broken));
         let error = refused.expect_err(broken);
@@ -212,7 +212,11 @@ fn refreshed(cluster: &Cluster) {
         }
         let copy = delivery.until_copied(&namespace, "regcred", &text);
         let uid = copy["metadata"]["uid"].clone();
-        assert_eq!(uid, *first_uid.get_or_insert(uid.clone()), "never absent");
+        assert_eq!(
+            uid,
+            *first_uid.get_or_insert_with(|| uid.clone()),
+            "never absent"
+        );
         let metadata = copy["metadata"].to_string();
         assert!(!metadata.contains("external"), "{metadata}");
     }

@@ -22,8 +22,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use serde::Serialize;
 
-use crate::manifest::ManifestError;
+use self::terminal::is_styled;
+use crate::manifest::{self, ManifestError};
 
 /// Gives every Pod the image pull secrets its images need.
 #[derive(Debug, Parser)]
@@ -59,6 +61,23 @@ enum Format {
     Json,
     /// The same as a YAML stream
     Yaml,
+}
+
+impl Format {
+    /// Prints one report. `text` is told whether it may use colours.
+    fn print<T: Serialize>(
+        self,
+        report: &T,
+        text: impl FnOnce(&T, bool) -> String,
+    ) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let shown = match self {
+            Self::Text => text(report, is_styled(&out)),
+            Self::Json => serde_json::to_string_pretty(report)? + "\n",
+            Self::Yaml => manifest::to_yaml(&[report]),
+        };
+        out.write_all(shown.as_bytes())
+    }
 }
 
 /// What a subcommand that did its work has to say.

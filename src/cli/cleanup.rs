@@ -1,15 +1,13 @@
 //! `cleanup`: the copies that an installation has left, and their end.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
 use clap::Args;
 use clap::builder::styling::{AnsiColor, Style};
 
 use super::live::{self, InstallationArgs, Live};
-use super::terminal::{Progress, is_styled, printable, wrapped};
+use super::terminal::{Progress, printable, wrapped};
 use super::{CliError, Format, Outcome};
-use crate::manifest;
 use crate::status::cleanup::{Cleanup, CopyReport, Fate};
 use crate::status::sweep;
 
@@ -53,13 +51,8 @@ pub(super) struct CleanupArgs {
 
 pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, CliError> {
     let cleanup = live::run(sweep(args))?;
-    let mut out = io::stdout().lock();
-    let shown = match args.output {
-        Format::Text => text(&cleanup, args.yes, is_styled(&out)),
-        Format::Json => serde_json::to_string_pretty(&cleanup).map_err(io::Error::from)? + "\n",
-        Format::Yaml => manifest::to_yaml(&[&cleanup]),
-    };
-    out.write_all(shown.as_bytes())?;
+    args.output
+        .print(&cleanup, |cleanup, styled| text(cleanup, args.yes, styled))?;
     Ok(match cleanup.copies.len() - cleanup.count(Fate::Deleted) {
         0 => Outcome::Clean,
         _ => Outcome::Findings,
@@ -69,11 +62,8 @@ pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, CliError> {
 async fn sweep(args: &CleanupArgs) -> Result<Cleanup, CliError> {
     let progress = Progress::new();
     let show = |what: &str| progress.show(&format!("looking at: {what}"));
-    let live = Live::connect().await?;
-    show("installation");
-    let chosen = args.installation.chosen();
-    let found = live.server.find(&chosen, &live.namespace).await;
-    let swept = sweep::look(&live.server, &found, &show).await;
+    let (server, found) = Live::find(&args.installation, &progress).await?;
+    let swept = sweep::look(&server, &found, &show).await;
     let swept = swept.map_err(|error| CliError::Cluster(error.to_string()))?;
     let mut cleanup = swept.plan();
     let wanted = cleanup.count(Fate::Wanted);
@@ -86,7 +76,7 @@ async fn sweep(args: &CleanupArgs) -> Result<Cleanup, CliError> {
     }
     if args.yes {
         let show = |done: &str| progress.show(done);
-        sweep::delete(&live.server, &mut cleanup, &show).await;
+        sweep::delete(&server, &mut cleanup, &show).await;
     }
     Ok(cleanup)
 }

@@ -1,7 +1,6 @@
 //! `doctor`: is the installation in this cluster sound?
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::time::SystemTime;
 
 use clap::Args;
@@ -10,10 +9,9 @@ use serde::Serialize;
 
 use super::live::{self, InstallationArgs, Live};
 use super::offline::DEFAULT_NAMESPACE;
-use super::terminal::{Progress, is_styled, printable};
+use super::terminal::{Progress, printable};
 use super::{CliError, Format, Outcome};
 use crate::doctor::{self, Asked, Facts, Finding, Status};
-use crate::manifest;
 
 /// Look at an installation and say what is wrong, with the fix
 ///
@@ -70,13 +68,7 @@ struct Report {
 pub(super) fn run(args: &DoctorArgs) -> Result<Outcome, CliError> {
     let facts = live::run(look(args))?;
     let report = Report::of(&facts, doctor::examine(&facts, SystemTime::now()));
-    let mut out = io::stdout().lock();
-    let shown = match args.output {
-        Format::Text => report.text(is_styled(&out)),
-        Format::Json => serde_json::to_string_pretty(&report).map_err(io::Error::from)? + "\n",
-        Format::Yaml => manifest::to_yaml(&[&report]),
-    };
-    out.write_all(shown.as_bytes())?;
+    args.output.print(&report, Report::text)?;
     Ok(match report.problems {
         0 if facts.webhook().is_some() => Outcome::Clean,
         _ => Outcome::Findings,

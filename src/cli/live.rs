@@ -4,8 +4,9 @@
 use clap::Args;
 
 use super::CliError;
+use super::terminal::Progress;
 use crate::cluster::client::Connection;
-use crate::installation::{ApiServer, Chosen};
+use crate::installation::{ApiServer, Chosen, Found};
 
 #[derive(Debug, Args)]
 pub(super) struct InstallationArgs {
@@ -49,6 +50,17 @@ impl Live {
             server,
             namespace: connection.namespace().to_owned(),
         })
+    }
+
+    /// The same, and the installation that is meant there, as far as it can be seen.
+    pub(super) async fn find(
+        meant: &InstallationArgs,
+        progress: &Progress,
+    ) -> Result<(ApiServer, Found), CliError> {
+        let live = Self::connect().await?;
+        progress.show("looking at: installation");
+        let found = live.server.find(&meant.chosen(), &live.namespace).await;
+        Ok((live.server, found))
     }
 }
 

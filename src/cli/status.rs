@@ -2,15 +2,13 @@
 
 mod text;
 
-use std::io::{self, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
 use super::live::{self, InstallationArgs, Live};
-use super::terminal::{Progress, is_styled};
+use super::terminal::Progress;
 use super::{CliError, Format, Outcome};
-use crate::manifest;
 use crate::status::{self, Facts, Scope, report};
 
 /// Say what was delivered where, and what is left to do
@@ -55,13 +53,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<Outcome, CliError> {
     let facts = live::run(look(args))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let report = report(&facts, now.unwrap_or_default().as_secs());
-    let mut out = io::stdout().lock();
-    let shown = match args.output {
-        Format::Text => text::render(&report, is_styled(&out)),
-        Format::Json => serde_json::to_string_pretty(&report).map_err(io::Error::from)? + "\n",
-        Format::Yaml => manifest::to_yaml(&[&report]),
-    };
-    out.write_all(shown.as_bytes())?;
+    args.output.print(&report, text::render)?;
     Ok(match report.findings {
         0 => Outcome::Clean,
         _ => Outcome::Findings,
@@ -71,14 +63,11 @@ pub(super) fn run(args: &StatusArgs) -> Result<Outcome, CliError> {
 async fn look(args: &StatusArgs) -> Result<Facts, CliError> {
     let progress = Progress::new();
     let show = |what: &str| progress.show(&format!("looking at: {what}"));
-    let live = Live::connect().await?;
-    show("installation");
-    let chosen = args.installation.chosen();
-    let found = live.server.find(&chosen, &live.namespace).await;
+    let (server, found) = Live::find(&args.installation, &progress).await?;
     let scope = Scope {
         pull_secret: args.secret.as_deref(),
         pods: true,
     };
-    let facts = status::fetch(&live.server, &found, scope, &show).await;
+    let facts = status::fetch(&server, &found, scope, &show).await;
     facts.map_err(|error| CliError::Cluster(error.to_string()))
 }

@@ -3,16 +3,14 @@
 mod cases;
 
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::terminal::{is_styled, printable};
+use super::terminal::printable;
 use super::{CliError, Format, Outcome};
-use crate::manifest;
 use cases::CaseFile;
 
 /// Run unit tests for rules
@@ -92,13 +90,7 @@ pub(super) fn run(args: &TestArgs) -> Result<Outcome, CliError> {
         passed,
         cases,
     };
-    let mut out = io::stdout().lock();
-    let shown = match args.output {
-        Format::Text => results.text(is_styled(&out)),
-        Format::Json => serde_json::to_string_pretty(&results).map_err(io::Error::from)? + "\n",
-        Format::Yaml => manifest::to_yaml(&[results]),
-    };
-    out.write_all(shown.as_bytes())?;
+    args.output.print(&results, Results::text)?;
     Ok(match failed {
         0 => Outcome::Clean,
         _ => Outcome::Findings,

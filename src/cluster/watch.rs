@@ -241,6 +241,9 @@ async fn follow<T, S: Stream<Item = watcher::Result<Event<T>>>>(
         match events.next().await {
             Some(Ok(event)) => {
                 let is_proof = !matches!(event, Event::Init);
+                if matches!(event, Event::InitDone) {
+                    tracing::debug!(kind, "listed");
+                }
                 on_event(Ok(event));
                 if is_proof {
                     freshness.touch();

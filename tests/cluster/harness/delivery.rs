@@ -69,9 +69,10 @@ impl<'a> Delivery<'a> {
         delivery
     }
 
-    /// Starts another controller of the same installation.
+    /// Starts another controller of the same installation, which says what it does.
     pub(crate) fn next_controller(&self) -> Controller {
-        self.installation.controller(DELIVERS)
+        let arguments = [DELIVERS, &["--log-level", "debug"]].concat();
+        self.installation.controller(&arguments)
     }
 
     /// Gives the rules these `pullSecrets`.

@@ -266,16 +266,36 @@ fn first_pods(cluster: &Cluster) {
 }
 
 fn leader_killed(cluster: &Cluster) {
+    const COPIES: &str = "pullpass_writes_total{object=\"copy\"}";
     let trial = FirstPods::start(cluster, "Always");
     let leader = &trial.product.delivery.controller;
     until_leading(leader);
     let next = trial.product.delivery.next_controller();
-    let pods = trial.pods_while("orphan", |_| {}, || leader.kill());
+    wait_for("the next one knows what there is", HAPPY, || {
+        let log = next.log();
+        let lists = |kind| {
+            let lists = log.lines().filter(|line| line.contains("listed"));
+            lists.filter(|line| line.contains(kind)).count()
+        };
+        // Sources, and copies.
+        let knows = lists("Secret") >= 2 && lists("Namespace") >= 1;
+        knows.then_some(()).ok_or_else(|| log.clone())
+    });
+    let kill = || {
+        wait_for("it is in the middle of it", HAPPY, || {
+            let written = leader.metric(COPIES);
+            (written > 0.0)
+                .then_some(())
+                .ok_or_else(|| written.to_string())
+        });
+        leader.kill();
+    };
+    let pods = trial.pods_while("orphan", |_| {}, kill);
     for namespace in &pods {
         namespace.running("app");
         namespace.assert_pulled_at_once("app");
     }
-    let stood_in = next.metric("pullpass_writes_total{object=\"copy\"}");
+    let stood_in = next.metric(COPIES);
     let failed = FirstPods::failed(&pods);
     println!(
         "leader killed: {failed} of {NAMESPACES} first Pods failed a pull; {stood_in} copies by who stood in"

@@ -207,6 +207,18 @@ impl<'a> Delivery<'a> {
             .metric("pullpass_writes_total{object=\"copy\"}")
     }
 
+    /// Waits until it says that it wrote so many copies, and no more.
+    #[track_caller]
+    pub(crate) fn until_wrote(&self, copies: usize) {
+        wait_for(&format!("{copies} writes"), HAPPY, || {
+            let writes = self.writes();
+            assert!(writes <= copies as f64, "{writes} writes, not {copies}");
+            (writes == copies as f64)
+                .then_some(())
+                .ok_or_else(|| writes.to_string())
+        });
+    }
+
     /// Waits until it says so many copies of a pull secret are in this state.
     #[track_caller]
     pub(crate) fn until_counted(&self, name: &str, state: &str, count: f64) {

@@ -220,7 +220,7 @@ fn refreshed(cluster: &Cluster) {
         let metadata = copy["metadata"].to_string();
         assert!(!metadata.contains("external"), "{metadata}");
     }
-    assert_eq!(delivery.writes(), 2.0 * GENERATIONS as f64);
+    delivery.until_wrote(2 * GENERATIONS);
     let source = own.get("secrets", "regcred").expect("it is there");
     let managers = source["metadata"]["managedFields"].to_string();
     assert!(!managers.contains("pullpass-controller"), "{managers}");

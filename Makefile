@@ -36,9 +36,9 @@ soak: tools ## The tests on a real node that take long
 .PHONY: bench-cluster
 bench-cluster: tools ## Measure on a real API server, beside peers, what Pods wait for and what delivery takes
 	@image/build native
-	@null=$$(cargo bench --quiet --bench figures --no-run --message-format=json | \
+	@bench=$$(cargo bench --quiet --bench figures --no-run --message-format=json | \
 	  sed -nE 's|.*"executable":"([^"]*/figures-[^"]*)".*|\1|p') && \
-	PULLPASS_NULL_WEBHOOK=$$null PULLPASS_PROGRAM=$$(echo target/image/*/pullpass) \
+	PULLPASS_BENCH=$$bench PULLPASS_PROGRAM=$$(echo target/image/*/pullpass) \
 	PULLPASS_CLUSTER_TRIALS=bench cargo test --test cluster -- --nocapture $(FILTER)
 
 .PHONY: chart

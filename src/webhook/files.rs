@@ -93,7 +93,7 @@ impl WatchedFiles {
         }
         let seen = self.read();
         if self.last.as_ref() == Some(&seen) {
-            return None; // The same error.
+            return None; // Nothing new: the same error, for one.
         }
         // Files of one volume are swapped together but read one after the other. Two readings that
         // agree are not torn; otherwise the next turn reads again.

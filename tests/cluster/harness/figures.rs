@@ -1,11 +1,21 @@
 //! What `make bench-cluster` measures: printed beside what was promised, and kept in a file.
 
+use std::ffi::OsString;
 use std::fs;
 
 use serde_json::{Value, json};
 
 /// Where the figures go.
 const REPORT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench-cluster.json");
+
+/// Path of the program of `make bench`: its `--serve fixed` is a webhook that does not look, and it knows how
+/// to measure one that does.
+const BENCH: &str = "PULLPASS_BENCH";
+
+/// That path.
+pub(crate) fn bench_program() -> OsString {
+    std::env::var_os(BENCH).expect("`make bench-cluster` says where it is")
+}
 
 /// The figures of one group.
 pub(crate) struct Figures {

@@ -2,6 +2,7 @@
 //! kernel see it.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use crate::harness::api::Api;
 use crate::harness::cluster::Cluster;
 use crate::harness::delivery::{Delivery, payload, secret};
-use crate::harness::figures::Figures;
+use crate::harness::figures::{Figures, bench_program};
 use crate::harness::load::{Question, ask_many};
 use crate::harness::trials::Trials;
 use crate::harness::watch::{Arrivals, Watch};
@@ -25,6 +26,7 @@ pub(crate) fn register(trials: &mut Trials) {
 }
 
 pub(crate) fn register_bench(trials: &mut Trials) {
+    trials.alone("figure_p5_memory_of_the_webhook", webhook_memory);
     trials.alone("figure_p7_from_namespace_to_secret", delivery_times);
     trials.alone("figure_p5_p7_p8_five_thousand_namespaces", many_namespaces);
 }
@@ -73,6 +75,26 @@ const WRITTEN: [&str; 5] = [
     "secrets",
     "serviceaccounts",
 ];
+
+/// As `make bench` measures it, but of the program in the image.
+fn webhook_memory(_: &Cluster) {
+    let mut bench = Command::new(bench_program());
+    let output = bench.args(["--bench", "--only", "process"]).output();
+    let output = output.expect("`make bench-cluster` built it");
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{table}");
+    let measured = |name: &str| {
+        let mut lines = table.lines();
+        let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in\n{table}"))
+    };
+    let mut figures = Figures::new("p5_webhook");
+    figures.add("rss_mib_1000", measured("rss_mib_1000"));
+    figures.add_at_most("rss_mib_100000", measured("rss_mib_100000"), 64.0);
+    figures.add_at_most("rss_mib_after_load", measured("rss_mib_after_load"), 16.0);
+    figures.write();
+}
 
 fn delivery_times(cluster: &Cluster) {
     let delivery = Delivery::of_regcred(cluster);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
 use crate::harness::control_plane::{flag, free_address};
-use crate::harness::figures::Figures;
+use crate::harness::figures::{Figures, bench_program};
 use crate::harness::load::{Question, mean_answer};
 use crate::harness::namespace::{Namespace, unscheduled_pod};
 use crate::harness::process::Process;
@@ -25,8 +25,6 @@ pub(crate) fn register(trials: &mut Trials) {
     trials.alone("figure_p1_overhead_of_a_pod_create", overhead);
 }
 
-/// Path of the program whose `--serve fixed` is the webhook that does not look.
-const NULL_WEBHOOK: &str = "PULLPASS_NULL_WEBHOOK";
 /// Rounds; in each one, every peer is measured once, in another order.
 const ROUNDS: usize = 9;
 /// Pods created at once.
@@ -233,15 +231,13 @@ struct NullWebhook {
 
 impl NullWebhook {
     fn start(cluster: &Cluster) -> Self {
-        let program = std::env::var(NULL_WEBHOOK);
-        let program = program.expect("`make bench-cluster` says where the null webhook is");
         let site = cluster.directory("null");
         let certificate = cluster.webhook_certificate();
         let copy = |from: &Path, to: &str| fs::copy(from, site.join(to)).expect("it is writable");
         copy(&certificate.certificate, "tls.crt");
         copy(&certificate.key, "tls.key");
         fs::write(site.join("rules.yaml"), rules()).expect("it is writable");
-        let mut child = Command::new(program)
+        let mut child = Command::new(bench_program())
             .args(["--serve", "fixed", "--site"])
             .arg(site)
             .stdin(Stdio::piped())

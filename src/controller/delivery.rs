@@ -1,20 +1,22 @@
-//! Delivery: copies of pull secrets in every namespace that may hold them, and the index of what they
-//! cover.
+//! Delivery: copies of pull secrets in every namespace that may hold them, their entries in the
+//! ServiceAccounts that the rules name, and the index of what they cover.
 //!
 //! ```text
-//! API server --watches--> board (state, queue) --copies, 8 at a time---> API server
+//! API server --watches--> board (state, queue) --writer, 8 at a time---> API server: copies, accounts
 //!                            |-- index ---------------------------------> ConfigMap, for the webhook
 //!                            `-- announce ------------------------------> metrics, Events
 //! ```
 //! Watches run in every replica; the rest only while it leads. What to do is decided by
 //! [`crate::delivery`], from what is there. This room must not keep or log a byte of a copy.
 
+mod accounts;
 mod announce;
 mod board;
 mod copies;
 mod index;
 mod queue;
 mod watches;
+mod writer;
 
 use std::future::pending;
 use std::sync::Arc;
@@ -25,11 +27,13 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::accounts::Accounts;
 use self::announce::Announcer;
 use self::board::{Board, Scope};
 use self::copies::Copies;
 use self::index::Publisher;
 use self::watches::Watches;
+use self::writer::Writer;
 use super::budget::Budget;
 use super::events::Events;
 use super::next_change;
@@ -66,7 +70,7 @@ pub(super) struct Parts {
 
 /// The one that delivers, while it leads.
 pub(super) struct Delivery {
-    copies: Copies,
+    writer: Writer,
     publisher: Publisher,
     announcer: Announcer,
 }
@@ -98,12 +102,21 @@ impl Delivery {
         let followed = (Arc::clone(&board), parts.index_seen.clone());
         tasks.spawn(async move { match index::follow(followed.0, followed.1).await {} });
         Self {
-            copies: Copies {
+            writer: Writer {
                 board: Arc::clone(&board),
-                client: parts.client.clone(),
-                instance,
-                metrics: parts.delivery_metrics.clone(),
-                writes: parts.own_metrics.writes("copy"),
+                copies: Copies {
+                    board: Arc::clone(&board),
+                    client: parts.client.clone(),
+                    instance: Arc::clone(&instance),
+                    metrics: parts.delivery_metrics.clone(),
+                    writes: parts.own_metrics.writes("copy"),
+                },
+                accounts: Accounts {
+                    board: Arc::clone(&board),
+                    client: parts.client.clone(),
+                    instance,
+                    writes: parts.own_metrics.writes("account"),
+                },
                 panics,
             },
             publisher: Publisher {
@@ -132,7 +145,7 @@ impl Delivery {
         let _counted = Counted(self.announcer.metrics.clone());
         tokio::join!(
             self.publisher.run(owner, stop),
-            self.copies.run(stop),
+            self.writer.run(stop),
             self.announcer.run(stop),
         );
     }
@@ -143,7 +156,8 @@ struct Counted(DeliveryMetrics);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.set_copies([]);
+        self.0.copies.set([]);
+        self.0.attached.set([]);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The scenarios, one file for each subject.
 
+mod attach;
 mod capture;
 mod certificates;
 mod controls;
@@ -52,6 +53,7 @@ pub(crate) fn register(trials: &mut Trials) {
     workloads::register(trials);
     certificates::register(trials);
     delivery::register(trials);
+    attach::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);

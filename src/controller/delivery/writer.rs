@@ -122,6 +122,9 @@ impl Answer {
             // The words of authorizers, `secrets "x" is forbidden: User "y" cannot patch resource …`.
             // Admission, which answers 403 too, speaks otherwise.
             403 if status.message.contains(": User \"") => Self::Forbidden,
+            // What breaks a rule of its kind is invalid, and says of which kind; a JSON patch whose test fails
+            // does not.
+            422 if status.details.as_ref().is_none_or(|of| of.kind.is_empty()) => Self::Again,
             400..=499 if !matches!(status.code, 408 | 409 | 429) => Self::Refused,
             _ => Self::Again,
         }
@@ -142,7 +145,7 @@ mod tests {
     use serde_json::json;
 
     fn status(code: u16, message: &str, cause: &str) -> Error {
-        let details = json!({"causes": [{"reason": cause}]});
+        let details = json!({"kind": "secrets", "causes": [{"reason": cause}]});
         let status = json!({"code": code, "message": message, "details": details});
         Error::Api(serde_json::from_value(status).unwrap())
     }
@@ -208,5 +211,8 @@ mod tests {
         ] {
             assert_eq!(Answer::of(&error), expected, "{error}");
         }
+        let failed_test = json!({"code": 422, "reason": "Invalid", "details": {}});
+        let failed_test = Error::Api(serde_json::from_value(failed_test).unwrap());
+        assert_eq!(Answer::of(&failed_test), Answer::Again);
     }
 }

@@ -83,6 +83,13 @@ impl<'a> Installation<'a> {
         self.grant(&name, &role, &json!(cluster_role));
     }
 
+    /// What the chart adds where rules attach secrets to ServiceAccounts.
+    pub(crate) fn grant_attachment(&self) {
+        let name = format!("{}-attachment", self.namespace.name);
+        let patch = rule("", "serviceaccounts", &[], &["patch"]);
+        self.grant(&name, &json!([]), &json!([patch]));
+    }
+
     /// Gives the controller's account a Role and a ClusterRole of this name.
     fn grant(&self, name: &str, role: &Value, cluster_role: &Value) {
         const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";

@@ -222,8 +222,8 @@ mod tests {
 
     const OURS: &str = "pullpass.pullpass/harbor";
 
-    fn check(before: Value, wishes: &[(&str, bool)], after: Option<Value>) {
-        assert_eq!(attach(&before, wishes), after, "{before}");
+    fn check(before: &Value, wishes: &[(&str, bool)], after: Option<&Value>) {
+        assert_eq!(attach(before, wishes).as_ref(), after, "{before}");
     }
 
     #[test]
@@ -231,48 +231,48 @@ mod tests {
         let harbor = &[("harbor", true)];
         let mut first = object(&["harbor"], None);
         first["metadata"]["annotations"] = json!({ATTACHED: OURS});
-        check(object(&[], None), harbor, Some(first));
+        check(&object(&[], None), harbor, Some(&first));
         check(
-            object(&["x"], Some("")),
+            &object(&["x"], Some("")),
             harbor,
-            Some(object(&["x", "harbor"], Some(OURS))),
+            Some(&object(&["x", "harbor"], Some(OURS))),
         );
-        check(object(&["x", "harbor"], Some(OURS)), harbor, None);
+        check(&object(&["x", "harbor"], Some(OURS)), harbor, None);
         // As it was before us, and so nobody's to take out.
-        check(object(&["harbor", "x"], None), harbor, None);
-        check(object(&["harbor", "x"], None), &[], None);
+        check(&object(&["harbor", "x"], None), harbor, None);
+        check(&object(&["harbor", "x"], None), &[], None);
     }
 
     #[test]
     fn scenario_36_an_entry_that_was_taken_out_is_put_back() {
         check(
-            object(&["x"], Some(OURS)),
+            &object(&["x"], Some(OURS)),
             &[("harbor", true)],
-            Some(object(&["x", "harbor"], Some(OURS))),
+            Some(&object(&["x", "harbor"], Some(OURS))),
         );
         // Without a source, nothing is put anywhere, and what is there stays.
-        check(object(&["x"], Some(OURS)), &[("harbor", false)], None);
-        check(object(&[], None), &[("harbor", false)], None);
-        check(object(&["harbor"], Some(OURS)), &[("harbor", false)], None);
+        check(&object(&["x"], Some(OURS)), &[("harbor", false)], None);
+        check(&object(&[], None), &[("harbor", false)], None);
+        check(&object(&["harbor"], Some(OURS)), &[("harbor", false)], None);
     }
 
     #[test]
     fn incident_21_only_what_was_appended_is_taken_out() {
         check(
-            object(&["harbor", "x"], Some(OURS)),
+            &object(&["harbor", "x"], Some(OURS)),
             &[],
-            Some(object_with_empty_annotation(&["x"])),
+            Some(&object_with_empty_annotation(&["x"])),
         );
         check(
-            object(&["x"], Some(OURS)),
+            &object(&["x"], Some(OURS)),
             &[],
-            Some(object_with_empty_annotation(&["x"])),
+            Some(&object_with_empty_annotation(&["x"])),
         );
         let both = "pullpass.pullpass/harbor,pullpass.pullpass/aliyun";
         check(
-            object(&["x", "harbor", "y", "aliyun"], Some(both)),
+            &object(&["x", "harbor", "y", "aliyun"], Some(both)),
             &[("aliyun", true)],
-            Some(object(
+            Some(&object(
                 &["x", "y", "aliyun"],
                 Some("pullpass.pullpass/aliyun"),
             )),
@@ -288,14 +288,14 @@ mod tests {
         let theirs = "b.c/other,nonsense";
         let both = format!("{theirs},{OURS}");
         check(
-            object(&["other"], Some(theirs)),
+            &object(&["other"], Some(theirs)),
             &[("harbor", true)],
-            Some(object(&["other", "harbor"], Some(&both))),
+            Some(&object(&["other", "harbor"], Some(&both))),
         );
         check(
-            object(&["other", "harbor"], Some(&both)),
+            &object(&["other", "harbor"], Some(&both)),
             &[],
-            Some(object(&["other"], Some(theirs))),
+            Some(&object(&["other"], Some(theirs))),
         );
     }
 

@@ -15,6 +15,7 @@ mod lifecycle;
 mod lists;
 mod literal;
 mod load;
+mod migration;
 mod overhead;
 mod pods;
 mod reach;
@@ -54,6 +55,7 @@ pub(crate) fn register(trials: &mut Trials) {
     certificates::register(trials);
     delivery::register(trials);
     attach::register(trials);
+    migration::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);

@@ -139,6 +139,11 @@ impl Change<'_> {
     /// What [`ATTACHED`] should say, if that is something else than it says.
     fn annotation(&self, instance: &Instance) -> Option<Value> {
         let Account { ours, others, .. } = self.account;
+        let is_put_back =
+            self.ended.is_empty() && self.missing.iter().all(|name| ours.contains(name));
+        if is_put_back {
+            return None;
+        }
         let stay = ours.iter().filter(|name| !self.ended.contains(name));
         let new = self.missing.iter().filter(|name| !ours.contains(name));
         let recorded = stay.chain(new.copied());
@@ -146,11 +151,6 @@ impl Change<'_> {
         let others = Some(others.to_string()).filter(|others| !others.is_empty());
         let text: Vec<String> = others.into_iter().chain(recorded).collect();
         let text = text.join(",");
-        let is_put_back =
-            self.ended.is_empty() && self.missing.iter().all(|name| ours.contains(name));
-        if is_put_back {
-            return None;
-        }
         Some(if text.is_empty() {
             json!({"op": "remove", "path": ATTACHED_POINTER})
         } else if self.account.has_annotations {

@@ -17,7 +17,7 @@ pub(crate) fn register(trials: &mut Trials) {
     trials.node("attach_scenario_37_daemon_set_of_the_system", daemon_set);
     trials.api("attach_scenario_41_beside_a_patcher", beside_a_patcher);
     trials.api(
-        "attach_scenario_36_all_accounts_and_later_ones",
+        "attach_scenario_36_incident_12_all_accounts_and_later_ones",
         all_accounts,
     );
     trials.api("attach_incident_34_six_writes_a_minute", fight);

@@ -20,7 +20,10 @@ use crate::registry::{ALPHA, BETA};
 
 pub(crate) fn register(trials: &mut Trials) {
     // Its rules are for every namespace of the cluster.
-    trials.alone("attach_scenario_39_migration_as_documented", migration);
+    trials.alone(
+        "attach_scenario_39_incident_35_migration_as_documented",
+        migration,
+    );
 }
 
 const PAGE: &str = include_str!("../../../docs/migration.md");

@@ -5,6 +5,7 @@
 //! ```
 //! Nobody else watches. This room must not decide anything, and writes nothing by itself.
 
+pub mod account;
 pub mod client;
 pub mod secret;
 pub mod watch;

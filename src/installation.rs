@@ -10,7 +10,7 @@ mod names;
 pub mod selector;
 pub mod workloads;
 
-pub use api_server::{Answer, ApiServer, Chosen, Deletion, Found, Reading, UnreachableError};
+pub use api_server::{Answer, ApiServer, Chosen, Found, Reading, Removal, UnreachableError};
 pub use looked::Looked;
 pub use names::{
     Names, Target, component_of, configuration_of, delivers, server_name, webhook_of,

@@ -8,7 +8,7 @@ use clap::builder::styling::{AnsiColor, Style};
 use super::live::{self, InstallationArgs, Live};
 use super::terminal::{Progress, printable, wrapped};
 use super::{CliError, Format, Outcome};
-use crate::status::cleanup::{Cleanup, CopyReport, Fate};
+use crate::status::cleanup::{AccountReport, Cleanup, CopyReport, Fate};
 use crate::status::sweep;
 
 /// List the copies of an installation, and with --yes delete them
@@ -20,16 +20,20 @@ use crate::status::sweep;
 ///
 /// While a controller is there that delivers, copies that its rules want are kept: it would put them back.
 ///
+/// Entries that pullpass appended to ServiceAccounts (rules with `serviceAccounts`) are listed and taken out with the copies:
+/// those that the annotation pullpass.dev/attached records for this installation, and no other.
+///
 /// Beside each copy is the number of Pods of its namespace that name it. They go on running; what they pull after that, they
 /// pull without it.
 ///
-/// Uses the kubeconfig, or in a Pod its ServiceAccount: list of Secrets, Pods and namespaces in the cluster, of Deployments
-/// and the rules ConfigMap in pullpass's namespace; and with --yes delete of Secrets.
+/// Uses the kubeconfig, or in a Pod its ServiceAccount: list of Secrets, ServiceAccounts, Pods and namespaces in the
+/// cluster, of Deployments and the rules ConfigMap in pullpass's namespace; and with --yes delete of Secrets and patch of
+/// ServiceAccounts.
 ///
 /// After `helm uninstall` say --namespace, and --webhook-configuration where the release was not called pullpass.
 ///
 /// -o json and -o yaml print one object: namespace, release, instance, delivers, copies (namespace, secret, pods,
-/// fate: deletable, wanted, deleted or failed, reason), others (other installations and how many copies they have), unseen.
+/// fate: deletable, wanted, deleted or failed, reason), service_accounts (namespace, service_account, secrets, fate, reason), others (other installations and how many copies they have), unseen.
 ///
 /// Exit code 0 if no copy is left, 1 if some are, 2 if none may be deleted, or the API server cannot be asked.
 #[derive(Debug, Args)]
@@ -53,7 +57,7 @@ pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, CliError> {
     let cleanup = live::run(sweep(args))?;
     args.output
         .print(&cleanup, |cleanup, styled| text(cleanup, args.yes, styled))?;
-    Ok(match cleanup.copies.len() - cleanup.count(Fate::Deleted) {
+    Ok(match cleanup.left() {
         0 => Outcome::Clean,
         _ => Outcome::Findings,
     })
@@ -66,8 +70,9 @@ async fn sweep(args: &CleanupArgs) -> Result<Cleanup, CliError> {
     let swept = sweep::look(&server, &found, &show).await;
     let swept = swept.map_err(|error| CliError::Cluster(error.to_string()))?;
     let mut cleanup = swept.plan();
+    let both = |fate| cleanup.count(fate) + cleanup.count_accounts(fate);
     let wanted = cleanup.count(Fate::Wanted);
-    if args.yes && wanted > 0 && cleanup.count(Fate::Deletable) == 0 {
+    if args.yes && both(Fate::Wanted) > 0 && both(Fate::Deletable) == 0 {
         let fix = cleanup.fix();
         let message = format!(
             "nothing was deleted, since the controller would put all {wanted} copies back; {fix}"
@@ -76,7 +81,7 @@ async fn sweep(args: &CleanupArgs) -> Result<Cleanup, CliError> {
     }
     if args.yes {
         let show = |done: &str| progress.show(done);
-        sweep::delete(&server, &mut cleanup, &show).await;
+        sweep::clean(&server, &mut cleanup, &show).await;
     }
     Ok(cleanup)
 }
@@ -85,12 +90,7 @@ fn text(cleanup: &Cleanup, yes: bool, styled: bool) -> String {
     let mut text = String::new();
     let width = cleanup.copies.iter().map(|copy| place(copy).len()).max();
     for copy in &cleanup.copies {
-        let (color, says) = match copy.fate {
-            Fate::Deletable => (Style::new(), "copy   "),
-            Fate::Wanted => (AnsiColor::Cyan.on_default(), "kept   "),
-            Fate::Deleted => (AnsiColor::Green.on_default(), "deleted"),
-            Fate::Failed => (AnsiColor::Red.on_default(), "FAILED "),
-        };
+        let (color, says) = shown(copy.fate);
         let style = if styled { color } else { Style::new() };
         let (place, width) = (place(copy), width.unwrap_or_default());
         let reason = copy.reason.as_ref().map(|reason| format!("; {reason}"));
@@ -102,13 +102,40 @@ fn text(cleanup: &Cleanup, yes: bool, styled: bool) -> String {
         // Writing to a String cannot fail.
         let _written = writeln!(text, "{style}{says}{style:#} {}", printable(&line));
     }
+    for account in &cleanup.service_accounts {
+        let (color, says) = match account.fate {
+            Fate::Deletable => (Style::new(), "entry  "),
+            Fate::Deleted => (AnsiColor::Green.on_default(), "undone "),
+            fate => shown(fate),
+        };
+        let style = if styled { color } else { Style::new() };
+        let line = of_account(account);
+        let _written = writeln!(text, "{style}{says}{style:#} {}", printable(&line));
+    }
     for line in remarks(cleanup, yes) {
         let _written = writeln!(text, "{}", wrapped(&printable(&line), 0));
     }
-    if cleanup.count(Fate::Wanted) > 0 {
+    if cleanup.count(Fate::Wanted) + cleanup.count_accounts(Fate::Wanted) > 0 {
         let _written = writeln!(text, "fix: {}", cleanup.fix());
     }
     text
+}
+
+fn shown(fate: Fate) -> (Style, &'static str) {
+    match fate {
+        Fate::Deletable => (Style::new(), "copy   "),
+        Fate::Wanted => (AnsiColor::Cyan.on_default(), "kept   "),
+        Fate::Deleted => (AnsiColor::Green.on_default(), "deleted"),
+        Fate::Failed => (AnsiColor::Red.on_default(), "FAILED "),
+    }
+}
+
+fn of_account(account: &AccountReport) -> String {
+    let (namespace, name) = (&account.namespace, &account.service_account);
+    let secrets = account.secrets.join(", ");
+    let reason = account.reason.as_ref().map(|reason| format!("; {reason}"));
+    let reason = reason.unwrap_or_default();
+    format!("{namespace}/{name}  ServiceAccount, with {secrets}{reason}")
 }
 
 fn place(copy: &CopyReport) -> String {
@@ -154,6 +181,18 @@ fn remarks(cleanup: &Cleanup, yes: bool) -> Vec<String> {
             format!("copies of {instance}: {all}; --yes deletes {deletable} of them")
         }
         (false, all) => format!("copies of {instance}: {all}"),
+    });
+    let [deletable, kept, undone, failed] =
+        [Fate::Deletable, Fate::Wanted, Fate::Deleted, Fate::Failed]
+            .map(|fate| cleanup.count_accounts(fate));
+    remarks.extend(match (yes, cleanup.service_accounts.len()) {
+        (_, 0) => None,
+        (true, _) => Some(format!(
+            "ServiceAccounts with entries of {instance}: {undone} undone, {failed} not undone, {kept} kept"
+        )),
+        (false, all) => Some(format!(
+            "ServiceAccounts with entries of {instance}: {all}; --yes takes them out of {deletable}"
+        )),
     });
     remarks
 }

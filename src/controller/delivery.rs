@@ -1,8 +1,8 @@
-//! Delivery: copies of pull secrets in every namespace that may hold them, and the index of what they
-//! cover.
+//! Delivery: copies of pull secrets in every namespace that may hold them, their entries in the
+//! ServiceAccounts that the rules name, and the index of what they cover.
 //!
 //! ```text
-//! API server --watches--> board (state, queue) --copies, 8 at a time---> API server
+//! API server --watches--> board (state, queue) --writer, 8 at a time---> API server: copies, accounts
 //!                            |-- index ---------------------------------> ConfigMap, for the webhook
 //!                            `-- announce ------------------------------> metrics, Events
 //! ```
@@ -10,12 +10,14 @@
 //! in for a leader that does not create what a Pod waits for. What to do is decided by
 //! [`crate::delivery`], from what is there. This room must not keep or log a byte of a copy.
 
+mod accounts;
 mod announce;
 mod board;
 mod copies;
 mod index;
 mod queue;
 mod watches;
+mod writer;
 
 use std::future::pending;
 use std::sync::Arc;
@@ -26,12 +28,14 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::accounts::Accounts;
 use self::announce::Announcer;
 use self::board::{Board, Scope};
 use self::copies::Copies;
 use self::index::Publisher;
 use self::queue::Duty;
 use self::watches::Watches;
+use self::writer::Writer;
 use super::budget::Budget;
 use super::events::Events;
 use super::next_change;
@@ -68,7 +72,7 @@ pub(super) struct Parts {
 
 /// The one that delivers, while it leads.
 pub(super) struct Delivery {
-    copies: Copies,
+    writer: Writer,
     publisher: Publisher,
     announcer: Announcer,
 }
@@ -99,16 +103,24 @@ impl Delivery {
         ));
         let followed = (Arc::clone(&board), parts.index_seen.clone());
         tasks.spawn(async move { match index::follow(followed.0, followed.1).await {} });
-        let copies = Copies {
-            board: Arc::clone(&board),
-            client: parts.client.clone(),
-            instance,
-            metrics: parts.delivery_metrics.clone(),
-            writes: parts.own_metrics.writes("copy"),
-            panics,
-        };
         Self {
-            copies,
+            writer: Writer {
+                board: Arc::clone(&board),
+                copies: Copies {
+                    board: Arc::clone(&board),
+                    client: parts.client.clone(),
+                    instance: Arc::clone(&instance),
+                    metrics: parts.delivery_metrics.clone(),
+                    writes: parts.own_metrics.writes("copy"),
+                },
+                accounts: Accounts {
+                    board: Arc::clone(&board),
+                    client: parts.client.clone(),
+                    instance,
+                    writes: parts.own_metrics.writes("account"),
+                },
+                panics,
+            },
             publisher: Publisher {
                 board: Arc::clone(&board),
                 maps: Api::namespaced(parts.client, &parts.namespace),
@@ -132,7 +144,7 @@ impl Delivery {
 
     /// What is done for a leader that does not.
     pub(super) fn stand_in(&self) -> StandIn {
-        StandIn(self.copies.clone())
+        StandIn(self.writer.clone())
     }
 
     /// Delivers until `stop` drains; writes that were begun are finished first.
@@ -140,14 +152,14 @@ impl Delivery {
         let _counted = Counted(self.announcer.metrics.clone());
         tokio::join!(
             self.publisher.run(owner, stop),
-            self.copies.run(Duty::Lead, stop),
+            self.writer.run(Duty::Lead, stop),
             self.announcer.run(stop),
         );
     }
 }
 
 /// The one that creates what a Pod waits for, while another one leads who may be dead.
-pub(super) struct StandIn(Copies);
+pub(super) struct StandIn(Writer);
 
 impl StandIn {
     /// Stands in until `stop` drains. Dropped, it leaves writes under way that may come to their end or
@@ -162,7 +174,8 @@ struct Counted(DeliveryMetrics);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.set_copies([]);
+        self.0.copies.set([]);
+        self.0.attached.set([]);
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) enum Reason {
     CopyNotOurs,
     /// The API server refuses copies.
     CopyRefused,
+    /// The API server refuses changes of ServiceAccounts.
+    AccountRefused,
     /// RBAC does not let the controller do its work.
     PermissionMissing,
     /// The index does not fit into a ConfigMap.
@@ -63,6 +65,7 @@ impl Reason {
             | Self::SourceUnusable
             | Self::CopyNotOurs
             | Self::CopyRefused
+            | Self::AccountRefused
             | Self::PermissionMissing
             | Self::IndexTooLarge => EventType::Warning,
         }
@@ -82,6 +85,7 @@ impl Reason {
             | Self::SourceUsable
             | Self::CopyNotOurs
             | Self::CopyRefused
+            | Self::AccountRefused
             | Self::PermissionMissing
             | Self::IndexTooLarge => "Deliver",
         }

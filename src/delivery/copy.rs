@@ -48,6 +48,11 @@ impl Instance {
         Self(format!("{}-{digits}", kept.unwrap_or_default()))
     }
 
+    /// The one whose copies carry this value of the label [`INSTANCE`].
+    pub fn of_label(value: String) -> Self {
+        Self(value)
+    }
+
     /// The value of the label [`INSTANCE`].
     pub fn as_str(&self) -> &str {
         &self.0

@@ -42,6 +42,7 @@ impl State {
             accounts.or_default().insert(account.to_string());
         }
         index.delivered = self.secret_names().map(|name| name.to_string()).collect();
+        index.attached = self.may_be_attached();
         Some(index)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! This file must not know what is there: neither Secrets nor Pods.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::rules::config::{Adopt, Deliver, PullSecretConfig, RulesConfig, Source};
@@ -16,6 +16,8 @@ pub struct Plan {
     own_namespace: Arc<str>,
     entries: Vec<Entry>,
     by_secret_name: BTreeMap<Arc<str>, Sharing>,
+    /// Names of copies that some ServiceAccounts have, in the order of the rules.
+    attached: Vec<Arc<str>>,
     /// Namespaces of sources, by the source's name.
     sources: HashMap<Arc<str>, Vec<Arc<str>>>,
 }
@@ -33,6 +35,8 @@ pub struct Entry {
     pub deliver: Deliver,
     /// Whose copies are taken over.
     pub adopt: Vec<Adopt>,
+    /// ServiceAccounts that it is attached to; `*`: all.
+    service_accounts: Vec<String>,
     namespaces: NamespaceMatcher,
 }
 
@@ -63,20 +67,31 @@ impl Plan {
         let delivered = delivered.filter(|secret| secret.deliver != Deliver::Never);
         let mut by_secret_name: BTreeMap<Arc<str>, Sharing> = BTreeMap::new();
         let mut sources: HashMap<Arc<str>, Vec<Arc<str>>> = HashMap::new();
-        let entries = delivered.enumerate().map(|(position, secret)| {
-            let entry = Entry::new(secret, &own_namespace);
-            let sharing = by_secret_name.entry(entry.secret_name.clone());
-            sharing.or_default().add(position, secret);
-            if let Some(source) = entry.source.clone() {
-                sources
-                    .entry(source.name)
-                    .or_default()
-                    .push(source.namespace);
-            }
-            entry
-        });
+        let entries: Vec<Entry> = delivered
+            .enumerate()
+            .map(|(position, secret)| {
+                let entry = Entry::new(secret, &own_namespace);
+                let sharing = by_secret_name.entry(entry.secret_name.clone());
+                sharing.or_default().add(position, secret);
+                if let Some(source) = entry.source.clone() {
+                    sources
+                        .entry(source.name)
+                        .or_default()
+                        .push(source.namespace);
+                }
+                entry
+            })
+            .collect();
+        let mut is_known = HashSet::new();
+        let attached = entries
+            .iter()
+            .filter(|entry| !entry.service_accounts.is_empty());
+        let attached = attached.map(|entry| entry.secret_name.clone());
         Self {
-            entries: entries.collect(),
+            attached: attached
+                .filter(|name| is_known.insert(name.clone()))
+                .collect(),
+            entries,
             own_namespace,
             by_secret_name,
             sources,
@@ -96,6 +111,12 @@ impl Plan {
     /// Names of copies, each once.
     pub fn secret_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.by_secret_name.keys()
+    }
+
+    /// Names of copies that some ServiceAccounts have in their lists, each once, in the order of the
+    /// rules text.
+    pub fn attached(&self) -> &[Arc<str>] {
+        &self.attached
     }
 
     /// Whether there are copies of this name.
@@ -124,6 +145,12 @@ impl Plan {
 }
 
 impl Entry {
+    /// Whether it is attached to ServiceAccounts of this name.
+    pub fn is_attached_to(&self, account: &str) -> bool {
+        let mut names = self.service_accounts.iter();
+        names.any(|name| name == "*" || name == account)
+    }
+
     fn new(secret: &PullSecretConfig, own_namespace: &Arc<str>) -> Self {
         let source = match &secret.source {
             Source::Secret { namespace, secret } => Some(SourceRef {
@@ -140,6 +167,7 @@ impl Entry {
             source,
             deliver: secret.deliver,
             adopt: secret.adopt.clone(),
+            service_accounts: secret.service_accounts.clone(),
             namespaces: NamespaceMatcher::permission(&secret.namespaces),
         }
     }
@@ -237,6 +265,19 @@ pub(super) mod tests {
         let sources = plan.entries().iter().flat_map(|entry| &entry.source);
         let sources: Vec<_> = sources.map(ToString::to_string).collect();
         assert_eq!(sources, ["default/src", "pullpass/src"]);
+    }
+
+    #[test]
+    fn what_is_attached_to_whom() {
+        let plan = plan(
+            "{name: a, serviceAccounts: [build, robot]}, {name: b}, {name: c, deliver: Never}, \
+             {name: d, deliver: OnDemand, serviceAccounts: [\"*\"]}",
+        );
+        let names: Vec<_> = plan.attached().iter().map(|name| &**name).collect();
+        assert_eq!(names, ["a", "d"]);
+        let of = |position: usize, account| plan.entries()[position].is_attached_to(account);
+        assert!(of(0, "build") && of(0, "robot") && !of(0, "buil") && !of(1, "build"));
+        assert!(of(2, "default"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::index::IndexDocument;
 use crate::rules::config::Deliver;
 
+use super::attach::{Account, Change, Wish};
 use super::copy::Observed;
 use super::plan::{Claim, Entry, Plan};
 use super::source::{Payload, SourceRef, SourceSecret};
@@ -61,10 +62,14 @@ pub struct State {
     pub pods: Listing<ObjectKey, SecretNames>,
     /// ServiceAccounts with `kubernetes.io/enforce-mountable-secrets: "true"`, by namespace and name.
     pub strict_accounts: Listing<ObjectKey, ()>,
+    /// Every ServiceAccount, by namespace and name; never listed where [`State::attaches`] says no.
+    pub accounts: Listing<ObjectKey, Account>,
     /// The index that is published; `None` before it was looked for.
     pub published: Option<Option<IndexDocument>>,
     /// Names of copies that the API server did not let us write.
     pub forbidden: BTreeSet<Arc<str>>,
+    /// Whether the API server did not let us write ServiceAccounts.
+    pub are_accounts_forbidden: bool,
     /// Whether the index does not fit into a ConfigMap.
     pub is_index_too_large: bool,
 }
@@ -197,9 +202,82 @@ impl State {
     /// Whether the index, which outlives rules and controllers, says that there are copies of this name.
     /// Before it does none is made: under other rules, nobody would know of it.
     fn is_remembered(&self, secret_name: &str) -> bool {
-        let mut published = self.published.iter().flatten();
+        self.remembers(|index| index.delivered.contains(secret_name))
+    }
+
+    fn remembers(&self, says: impl Fn(&IndexDocument) -> bool) -> bool {
         // An index that does not fit must not stop everything.
-        self.is_index_too_large || published.any(|index| index.delivered.contains(secret_name))
+        self.is_index_too_large || self.published.iter().flatten().any(says)
+    }
+
+    /// Whether ServiceAccounts are to be looked at whole: under these rules some have entries of ours, or
+    /// under former ones some had, as far as the index knows.
+    pub fn attaches(&self) -> bool {
+        let mut published = self.published.iter().flatten();
+        self.wants_attached() || published.any(|index| index.attached)
+    }
+
+    /// Whether ServiceAccounts may have entries of ours.
+    pub(super) fn may_be_attached(&self) -> bool {
+        let all = self.accounts.known();
+        let is_left =
+            || all.is_none_or(|all| all.values().any(|account| !account.ours().is_empty()));
+        self.attaches() && (self.wants_attached() || is_left())
+    }
+
+    fn wants_attached(&self) -> bool {
+        let rules = self.rules.as_ref();
+        rules.is_some_and(|rules| !rules.plan.attached().is_empty())
+    }
+
+    /// What is to be changed in a ServiceAccount; `None` if nothing is, or too little is known.
+    pub fn change(&self, key: &ObjectKey) -> Option<Change<'_>> {
+        let account = self.accounts.known()?.get(key)?;
+        let wishes = self.wishes(key)?;
+        let wishes: Vec<_> = wishes.into_iter().map(|(_, wish)| wish).collect();
+        let change = account.change(&wishes);
+        change.filter(|_| self.remembers(|index| index.attached))
+    }
+
+    /// What a ServiceAccount may have, in the order of the rules; `None` while too little is known.
+    pub fn wishes(&self, (namespace, account): &ObjectKey) -> Option<Vec<(&Entry, Wish<'_>)>> {
+        let plan = &self.rules.as_ref()?.plan;
+        let known = self.namespaces.known()?.get(namespace)?;
+        if known.is_terminating {
+            return None;
+        }
+        let wishes = plan.attached().iter().filter_map(|name| {
+            let Claim::Entry(entry) = plan.claim(namespace, &known.labels, name) else {
+                return None;
+            };
+            let copies = self.copies.get(name).and_then(Listing::known);
+            let there = copies.and_then(|copies| copies.get(namespace));
+            // It would fail every image of every Pod.
+            let fails = there.is_some_and(|there| there.is_undecodable && !there.is_ours());
+            let is_due = copies.is_some() && self.payload(entry).is_some();
+            let is_wished = entry.is_attached_to(account) && !fails;
+            is_wished.then_some((entry, Wish { name, is_due }))
+        });
+        Some(wishes.collect())
+    }
+
+    /// Entries that a ServiceAccount should have and does not.
+    pub fn unattached(&self, key: &ObjectKey) -> impl Iterator<Item = &Entry> {
+        let account = self.accounts.known().and_then(|all| all.get(key));
+        let wishes = self.wishes(key).unwrap_or_default().into_iter();
+        let missing = wishes.filter(move |(_, wish)| {
+            wish.is_due && account.is_some_and(|account| !account.has(wish.name))
+        });
+        missing.map(|(entry, _)| entry)
+    }
+
+    /// The ServiceAccounts of a namespace.
+    pub fn accounts_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = &ObjectKey> {
+        let first = (namespace.clone(), Arc::from(""));
+        let accounts = self.accounts.known().into_iter();
+        let accounts = accounts.flat_map(move |all| all.range(first.clone()..));
+        let keys = accounts.map(|(key, _)| key);
+        keys.take_while(move |(of, _)| of == namespace)
     }
 
     /// What a source holds: `None` before it was looked for, then `Some(None)` if there is none to be
@@ -342,6 +420,7 @@ pub(crate) mod tests {
             .own_sources
             .replace([("harbor".into(), source(GOOD))].into());
         state.strict_accounts.replace(BTreeMap::new());
+        state.accounts.replace(BTreeMap::new());
         state.pods.replace(BTreeMap::new());
         let names: Vec<_> = state.secret_names().collect();
         for name in names {
@@ -358,6 +437,18 @@ pub(crate) mod tests {
     pub(crate) fn put(state: &mut State, namespace: &str, name: &str, secret: Observed) {
         let copies = state.copies.entry(name.into()).or_default();
         copies.set(namespace.into(), secret);
+    }
+
+    /// A ServiceAccount `default` with this list and these entries of ours.
+    pub(crate) fn account(state: &mut State, namespace: &str, names: &[&str], ours: &[&str]) {
+        let ours = ours
+            .iter()
+            .map(|name| format!("{}/{name}", self::ours().as_str()));
+        let ours = ours.collect::<Vec<_>>().join(",");
+        let names = names.iter().map(|name| Arc::from(*name));
+        let account = Account::new(&self::ours(), names, (true, &ours), "7");
+        let key = (namespace.into(), "default".into());
+        state.accounts.set(key, account);
     }
 
     fn check(state: &State, namespace: &str, name: &str, expected: Step) {
@@ -492,6 +583,68 @@ pub(crate) mod tests {
         // Not looked at yet, after a start.
         state.copies.clear();
         assert_eq!(names(&state), ["harbor"]);
+    }
+
+    /// Whether the account `default` of `a` is to be changed.
+    fn is_changed(state: &State) -> bool {
+        state.change(&("a".into(), "default".into())).is_some()
+    }
+
+    const ATTACHED: &str = "{name: harbor, serviceAccounts: [default]}";
+
+    #[test]
+    fn scenario_36_permitted_accounts_are_attached_once_enough_is_known() {
+        let check_unknown = |forget: fn(&mut State)| {
+            let mut state = state(ATTACHED);
+            account(&mut state, "a", &["x"], &[]);
+            assert!(is_changed(&state));
+            forget(&mut state);
+            assert!(!is_changed(&state));
+        };
+        check_unknown(|state| state.rules = None);
+        check_unknown(|state| state.namespaces = Listing::default());
+        check_unknown(|state| state.accounts = Listing::default());
+        check_unknown(|state| state.own_sources = Listing::default());
+        check_unknown(|state| state.copies.clear());
+        check_unknown(|state| state.published = Some(None));
+        check_unknown(|state| put(state, "a", "harbor", foreign(b"{\"auths\": 1}")));
+        check_unknown(|state| account(state, "a", &["x", "harbor"], &[]));
+        check_unknown(|state| account(state, "a", &["x", "harbor"], &["harbor"]));
+
+        let mut unpermitted = state("{name: harbor, serviceAccounts: [\"*\"], namespaces: [b]}");
+        account(&mut unpermitted, "a", &[], &[]);
+        assert!(!is_changed(&unpermitted));
+        let mut other = state("{name: harbor, serviceAccounts: [build]}");
+        account(&mut other, "a", &[], &[]);
+        assert!(!is_changed(&other));
+        account(&mut other, "a", &["harbor"], &["harbor"]);
+        assert!(is_changed(&other), "no longer in the rules");
+    }
+
+    #[test]
+    fn incident_21_a_controller_that_never_saw_the_rules_undoes_what_they_attached() {
+        let mut state = state(ATTACHED);
+        assert!(state.index().unwrap().attached);
+        account(&mut state, "a", &["x", "harbor"], &["harbor"]);
+        state.rules = self::state("").rules;
+        assert!(state.attaches() && is_changed(&state));
+        assert!(state.index().unwrap().attached);
+        state.accounts = Listing::default();
+        assert!(state.index().unwrap().attached, "nobody has looked yet");
+        state.accounts.replace(BTreeMap::new());
+        account(&mut state, "a", &["x"], &[]);
+        state.published = Some(state.index());
+        assert!(!state.attaches());
+    }
+
+    #[test]
+    fn without_a_source_what_is_attached_stays() {
+        let mut state = state(ATTACHED);
+        account(&mut state, "a", &["harbor"], &["harbor"]);
+        state.own_sources.remove(&"harbor".into());
+        assert!(!is_changed(&state));
+        account(&mut state, "a", &[], &[]);
+        assert!(!is_changed(&state));
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub struct Census {
     pub counts: BTreeMap<CopyState, usize>,
     /// Where somebody else's Secret has their name, sorted.
     pub foreign: Vec<Arc<str>>,
+    /// How many ServiceAccounts have the entry.
+    pub attached: usize,
+    /// How many should have it and do not.
+    pub unattached: usize,
 }
 
 /// What a finding is about.
@@ -38,8 +42,12 @@ pub enum Topic {
     Permission(Arc<str>),
     /// A kind of objects, called so, that may not be read.
     Watch(&'static str),
+    /// ServiceAccounts may not be written.
+    AccountPermission,
     /// The API server refuses copies of this entry.
     Refused(Arc<str>),
+    /// The API server refuses changes of ServiceAccounts.
+    AccountsRefused,
     /// The index is too large for a ConfigMap.
     Index,
 }
@@ -73,6 +81,15 @@ impl State {
                 census.foreign.push(Arc::clone(namespace));
             }
         }
+        for (key, account) in self.accounts.known().into_iter().flatten() {
+            for (entry, wish) in self.wishes(key).unwrap_or_default() {
+                let census: &mut Census = survey.entry(entry.name.clone()).or_default();
+                census.attached += usize::from(account.has(wish.name));
+            }
+            for entry in self.unattached(key) {
+                survey.entry(entry.name.clone()).or_default().unattached += 1;
+            }
+        }
         survey
     }
 
@@ -102,6 +119,7 @@ impl State {
             .chain(foreign)
             .chain(names.map(of_permission))
             .chain(watches.map(|(kind, _)| of_watch(kind)))
+            .chain(self.are_accounts_forbidden.then(of_accounts))
             .chain(self.is_index_too_large.then(of_index))
             .collect()
     }
@@ -204,6 +222,16 @@ fn of_permission(secret_name: Arc<str>) -> Finding {
     }
 }
 
+fn of_accounts() -> Finding {
+    let note = "ServiceAccounts may not be patched. Set delivery.serviceAccounts to true in the chart's \
+                values (also for rules that no longer attach anything, until what they attached is undone)";
+    Finding {
+        topic: Topic::AccountPermission,
+        source: None,
+        note: note.to_owned(),
+    }
+}
+
 fn of_watch(kind: &'static str) -> Finding {
     Finding {
         topic: Topic::Watch(kind),
@@ -228,7 +256,7 @@ fn of_index() -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::state::tests::{GOOD, copy, foreign, put, state};
+    use crate::delivery::state::tests::{GOOD, account, copy, foreign, put, state};
 
     /// The notes of all findings.
     fn notes(state: &State) -> Vec<String> {
@@ -287,6 +315,30 @@ mod tests {
         );
         let note = of_foreign(entry, &namespaces[..5]).note;
         assert!(note.contains(" in n0, n1, n2, n3, n4."), "{note}");
+    }
+
+    #[test]
+    fn accounts_are_counted_by_entry() {
+        let mut state = state("{name: harbor, serviceAccounts: [\"*\"]}, {name: other}");
+        account(&mut state, "a", &["x"], &[]);
+        account(&mut state, "b", &["harbor"], &["harbor"]);
+        let survey = state.survey();
+        assert_eq!(
+            (survey["harbor"].attached, survey["harbor"].unattached),
+            (1, 1)
+        );
+        assert_eq!(
+            (survey["other"].attached, survey["other"].unattached),
+            (0, 0)
+        );
+        state.are_accounts_forbidden = true;
+        let found = notes(&state);
+        assert!(
+            found
+                .iter()
+                .any(|note| note.contains("delivery.serviceAccounts")),
+            "{found:?}"
+        );
     }
 
     #[test]

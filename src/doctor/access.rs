@@ -233,6 +233,15 @@ impl Right {
         }
     }
 
+    /// To attach secrets to ServiceAccounts.
+    pub(super) fn to_attach(names: &Names) -> Self {
+        Self {
+            resource: "serviceaccounts",
+            name: None,
+            ..Self::to_copy(names, "")
+        }
+    }
+
     /// As `kubectl auth can-i` takes it.
     fn to_text(&self) -> String {
         let Self {

@@ -23,6 +23,7 @@ pub(super) fn check(facts: &Facts, now: SystemTime) -> Vec<Finding> {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let report = report(delivery, now.as_secs());
     let mut findings: Vec<Finding> = forbidden(facts).into_iter().collect();
+    findings.extend(unattachable(facts));
     for secret in &report.pull_secrets {
         findings.extend(source(secret));
         findings.extend(copies(secret, facts));
@@ -64,6 +65,18 @@ fn forbidden(facts: &Facts) -> Option<Finding> {
         names.join(",")
     );
     Some(Finding::problem(CHECK, message, fix))
+}
+
+/// ServiceAccounts that the controller should change and may not.
+fn unattachable(facts: &Facts) -> Option<Finding> {
+    let may = facts.attaching.as_ref()?.seen()?;
+    let message =
+        "the controller may not patch ServiceAccounts, which pull secrets are attached to";
+    let fix = format!(
+        "{} --set delivery.serviceAccounts=true",
+        facts.names.install_again()
+    );
+    (!may).then(|| Finding::problem(CHECK, message, fix))
 }
 
 fn source(secret: &PullSecretReport) -> Vec<Finding> {
@@ -178,6 +191,19 @@ mod tests {
         check_changed(
             |facts| facts.copying[0].1 = Looked::Seen(false),
             &[expected],
+        );
+        let expected = (
+            Status::Problem,
+            "may not patch ServiceAccounts",
+            "--set delivery.serviceAccounts=true",
+        );
+        check_changed(
+            |facts| facts.attaching = Some(Looked::Seen(false)),
+            &[expected],
+        );
+        check_changed(
+            |facts| facts.attaching = None,
+            &[(Status::Ok, "none missing", "")],
         );
     }
 

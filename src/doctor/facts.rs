@@ -87,6 +87,8 @@ pub struct Facts {
     pub delivery: Option<status::Facts>,
     /// Whether the controller may write Secrets of each name that copies have.
     pub copying: Vec<(String, Looked<bool>)>,
+    /// Whether the controller may patch ServiceAccounts; `None` where it attaches nothing to them.
+    pub attaching: Option<Looked<bool>>,
     /// Both roles.
     pub deployments: Looked<Vec<Deployment>>,
     /// Pods of both roles.

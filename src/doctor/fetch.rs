@@ -90,6 +90,7 @@ pub async fn fetch(
     } = found;
     progress("access");
     let copying = ask.copying(&names, delivery.as_ref()).await;
+    let attaching = ask.attaching(&names, delivery.as_ref()).await;
     let access = ask.access(&names, target.as_ref()).await;
     progress("admission");
     let namespace = ask
@@ -110,6 +111,7 @@ pub async fn fetch(
         rules,
         delivery,
         copying,
+        attaching,
         deployments,
         pods,
         replicas,
@@ -267,6 +269,20 @@ impl Ask<'_> {
         });
         let questions = futures_util::stream::iter(questions);
         questions.buffered(QUESTIONS_AT_ONCE).collect().await
+    }
+
+    /// Whether the controller may patch ServiceAccounts, if it has to.
+    async fn attaching(
+        &self,
+        names: &Names,
+        delivery: Option<&status::Facts>,
+    ) -> Option<Looked<bool>> {
+        let delivery = delivery.filter(|delivery| delivery.delivers != Some(false))?;
+        if !delivery.state.attaches() {
+            return None;
+        }
+        let right = Right::to_attach(names);
+        Some(self.may(&right, &names.namespace).await)
     }
 
     async fn may(&self, right: &Right, namespace: &str) -> Looked<bool> {

@@ -85,6 +85,7 @@ pub(super) fn facts() -> (Facts, SystemTime) {
         rules: Looked::Seen(Some(RULES.to_owned())),
         delivery: Some(crate::status::sound::facts()),
         copying: vec![("harbor".to_owned(), Looked::Seen(true))],
+        attaching: Some(Looked::Seen(true)),
         deployments: Looked::Seen(vec![
             deployment("webhook", 2, 2),
             deployment("controller", 1, 1),
@@ -123,6 +124,7 @@ pub(super) fn nothing_seen() -> (Facts, SystemTime) {
     facts.rules = denied();
     facts.delivery = None;
     facts.copying = vec![("harbor".to_owned(), denied())];
+    facts.attaching = Some(denied());
     facts.deployments = denied();
     facts.pods = denied();
     facts.replicas.clear();

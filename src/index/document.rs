@@ -43,6 +43,9 @@ pub struct IndexDocument {
     /// removes copies under names that the rules no longer have, also after it was started anew.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub delivered: BTreeSet<String>,
+    /// Whether ServiceAccounts may have entries of ours in their `imagePullSecrets`. The same kind of note.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attached: bool,
 }
 
 /// One pull secret in `index.json`.
@@ -128,6 +131,7 @@ impl IndexDocument {
             secrets: BTreeMap::new(),
             strict_service_accounts: BTreeMap::new(),
             delivered: BTreeSet::new(),
+            attached: false,
         }
     }
 

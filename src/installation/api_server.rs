@@ -77,9 +77,9 @@ struct StatusObject {
     message: String,
 }
 
-/// What became of a deletion.
+/// What became of something that was to be taken away.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deletion {
+pub enum Removal {
     /// It is gone, by us or by another.
     Done,
     /// It is not as it was when it was looked at.
@@ -258,7 +258,7 @@ impl ApiServer {
     }
 
     /// Deletes this very version of an object, and no other.
-    pub async fn delete(&self, collection: &str, object: &ObjectMeta) -> Deletion {
+    pub async fn delete(&self, collection: &str, object: &ObjectMeta) -> Removal {
         let exactly = Preconditions {
             uid: object.uid.clone(),
             resource_version: object.resource_version.clone(),
@@ -267,13 +267,31 @@ impl ApiServer {
         let name = object.name.as_deref().unwrap_or_default();
         let request = match Request::new(collection).delete(name, &params) {
             Ok(request) => request,
-            Err(error) => return Deletion::Failed(error.to_string()),
+            Err(error) => return Removal::Failed(error.to_string()),
         };
         match self.client.request::<IgnoredAny>(request).await {
-            Ok(_) => Deletion::Done,
-            Err(kube::Error::Api(status)) if status.code == 404 => Deletion::Done,
-            Err(kube::Error::Api(status)) if status.code == 409 => Deletion::Changed,
-            Err(error) => Deletion::Failed(words(error)),
+            Ok(_) => Removal::Done,
+            Err(kube::Error::Api(status)) if status.code == 404 => Removal::Done,
+            Err(kube::Error::Api(status)) if status.code == 409 => Removal::Changed,
+            Err(error) => Removal::Failed(words(error)),
+        }
+    }
+
+    /// Changes an object by a JSON patch that tests what was looked at.
+    pub async fn patch(&self, path: &str, patch: &serde_json::Value) -> Removal {
+        let request = http::Request::patch(path)
+            .header("content-type", "application/json-patch+json")
+            .body(patch.to_string().into_bytes());
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return Removal::Failed(error.to_string()),
+        };
+        match self.client.request::<IgnoredAny>(request).await {
+            Ok(_) => Removal::Done,
+            Err(kube::Error::Api(status)) if status.code == 404 => Removal::Done,
+            // A failed test is invalid, and says nothing of the kind.
+            Err(kube::Error::Api(status)) if matches!(status.code, 409 | 422) => Removal::Changed,
+            Err(error) => Removal::Failed(words(error)),
         }
     }
 

@@ -62,12 +62,19 @@ impl ControllerMetrics {
 /// The metrics of delivery.
 #[derive(Debug, Clone)]
 pub struct DeliveryMetrics {
-    copies: IntGaugeVec,
+    /// Copies.
+    pub copies: Counts,
+    /// Entries in ServiceAccounts.
+    pub attached: Counts,
     /// Seconds from the sight of a new namespace or a waiting Pod to the copy.
     pub lag: Histogram,
     /// 1 while the index does not fit into a ConfigMap.
     pub index_too_large: IntGauge,
 }
+
+/// How many of something there are, by pull secret and state.
+#[derive(Debug, Clone)]
+pub struct Counts(IntGaugeVec);
 
 impl DeliveryMetrics {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
@@ -75,12 +82,17 @@ impl DeliveryMetrics {
             "pullpass_copies",
             "Copies by pull secret, and how they are doing",
         );
+        let attached = Opts::new(
+            "pullpass_attached",
+            "ServiceAccounts that a pull secret is attached to, or should be, and how they are doing",
+        );
         let lag = HistogramOpts::new(
             "pullpass_delivery_lag_seconds",
             "From the sight of a namespace or of a Pod that waits to the copy",
         );
         Ok(Self {
-            copies: super::register(registry, IntGaugeVec::new(copies, &["secret", "state"])?)?,
+            copies: Counts::register(registry, copies)?,
+            attached: Counts::register(registry, attached)?,
             lag: super::register(
                 registry,
                 Histogram::with_opts(lag.buckets(LAG_BUCKETS.to_vec()))?,
@@ -94,9 +106,16 @@ impl DeliveryMetrics {
             )?,
         })
     }
+}
 
-    /// Sets how many copies there are, by pull secret and state. Series of others are dropped.
-    pub fn set_copies<'a>(&self, counts: impl IntoIterator<Item = (&'a str, &'static str, usize)>) {
+impl Counts {
+    fn register(registry: &Registry, opts: Opts) -> prometheus::Result<Self> {
+        let gauges = IntGaugeVec::new(opts, &["secret", "state"])?;
+        Ok(Self(super::register(registry, gauges)?))
+    }
+
+    /// Sets how many there are, by pull secret and state. Series of others are dropped.
+    pub fn set<'a>(&self, counts: impl IntoIterator<Item = (&'a str, &'static str, usize)>) {
         let mut names: Vec<&str> = Vec::new();
         let mut sums: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for (name, state, count) in counts {
@@ -110,16 +129,16 @@ impl DeliveryMetrics {
             };
             *sums.entry((name, state)).or_default() += count;
         }
-        for family in self.copies.collect() {
+        for family in self.0.collect() {
             for metric in family.get_metric() {
                 let (name, state) = (label(metric, "secret"), label(metric, "state"));
                 if !sums.contains_key(&(name, state)) {
-                    self.copies.remove_label_values(&[name, state]).ok();
+                    self.0.remove_label_values(&[name, state]).ok();
                 }
             }
         }
         for ((name, state), count) in sums {
-            let gauge = self.copies.with_label_values(&[name, state]);
+            let gauge = self.0.with_label_values(&[name, state]);
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }

@@ -1,16 +1,20 @@
-//! Asks the API server for the copies of an installation, and deletes those that it is told to. What it
-//! deletes is the very version that was looked at.
+//! Asks the API server for the copies of an installation and for what it attached to ServiceAccounts, and
+//! takes away what it is told to. What it changes is the very version that was looked at.
 
 use std::collections::BTreeMap;
 
 use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::ListParams;
 use serde::Deserialize;
 
-use super::cleanup::{Cleanup, Controller, Fate, PodCounts, Swept};
+use super::cleanup::{AccountReport, Cleanup, Controller, Fate, PodCounts, Swept};
 use super::fetch::{ASKED_AT_ONCE, Bare, read_namespaces, read_rules};
+use crate::cluster::account;
 use crate::delivery::copy::MANAGED_BY;
-use crate::installation::{ApiServer, Found, Looked, Names, Reading};
+use crate::delivery::state::ObjectKey;
+use crate::delivery::{Account, Instance};
+use crate::installation::{ApiServer, Found, Looked, Names, Reading, Removal};
 
 /// Why nothing can be said of copies.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +85,13 @@ pub async fn look(
         Looked::Seen(()) | Looked::Absent => {}
         Looked::Denied(said) | Looked::Failed(said) => return Err(CannotSweepError::Copies(said)),
     }
+    progress("ServiceAccounts");
+    let instance = Instance::new(&names.namespace, &names.configuration);
+    let attached = attached(server, &instance).await;
     progress("controller");
     let controller = controller(server, &names).await?;
     Ok(Swept {
+        attached,
         pods: match labelled.is_empty() {
             true => Looked::Seen(BTreeMap::new()),
             false => pods(server, progress).await,
@@ -113,6 +121,20 @@ async fn controller(server: &ApiServer, names: &Names) -> Result<Controller, Can
     })
 }
 
+/// ServiceAccounts to which an installation attached something.
+async fn attached(server: &ApiServer, instance: &Instance) -> Looked<Vec<(ObjectKey, Account)>> {
+    let mut attached = Vec::new();
+    let each = |object: ServiceAccount| {
+        let account = account::read(&object, instance);
+        if !account.ours().is_empty() {
+            attached.push((account::key(&object), account));
+        }
+    };
+    let all = ListParams::default();
+    let listed = server.each("/api/v1/serviceaccounts", &all, Reading::Whole, each);
+    listed.await.map(|()| attached)
+}
+
 /// How many Pods that have not ended name each Secret.
 async fn pods(server: &ApiServer, progress: &dyn Fn(&str)) -> Looked<PodCounts> {
     progress("Pods");
@@ -128,19 +150,50 @@ async fn pods(server: &ApiServer, progress: &dyn Fn(&str)) -> Looked<PodCounts> 
     listed.await.map(|()| counts)
 }
 
-/// Deletes every copy that may be; one that cannot be stops no other.
-pub async fn delete(server: &ApiServer, cleanup: &mut Cleanup, progress: &dyn Fn(&str)) {
-    let copies = cleanup.copies.iter_mut();
-    let deletable: Vec<_> = copies.filter(|copy| copy.fate == Fate::Deletable).collect();
-    let all = deletable.len();
-    let deletions = deletable.into_iter().map(async |copy| {
-        let collection = format!("/api/v1/namespaces/{}/secrets", copy.namespace);
-        let deletion = server.delete(&collection, &copy.metadata).await;
-        copy.set(deletion);
+/// Takes away everything that may be; what cannot be stops no other. Entries of ServiceAccounts go first, so
+/// that no new Pod names what is gone.
+pub async fn clean(server: &ApiServer, cleanup: &mut Cleanup, progress: &dyn Fn(&str)) {
+    let all = cleanup.count(Fate::Deletable) + cleanup.count_accounts(Fate::Deletable);
+    let mut done = 0;
+    let mut count = || {
+        done += 1;
+        progress(&format!("done {done} of {all}"));
+    };
+    let instance = Instance::of_label(cleanup.instance.clone());
+    let accounts = cleanup.service_accounts.iter_mut();
+    let removals = accounts.filter(|account| account.fate == Fate::Deletable);
+    let removals = removals.map(async |report| {
+        let removal = detach(server, &instance, report).await;
+        report.set(removal);
     });
-    let deletions = futures_util::stream::iter(deletions).buffer_unordered(ASKED_AT_ONCE);
-    let mut deletions = std::pin::pin!(deletions.enumerate());
-    while let Some((done, ())) = deletions.next().await {
-        progress(&format!("deleted {} of {all}", done + 1));
+    each_at_once(removals, &mut count).await;
+    let copies = cleanup.copies.iter_mut();
+    let removals = copies.filter(|copy| copy.fate == Fate::Deletable);
+    let removals = removals.map(async |copy| {
+        let collection = format!("/api/v1/namespaces/{}/secrets", copy.namespace);
+        let removal = server.delete(&collection, &copy.metadata).await;
+        copy.set(removal);
+    });
+    each_at_once(removals, &mut count).await;
+}
+
+async fn each_at_once<F: Future<Output = ()>>(
+    removals: impl Iterator<Item = F>,
+    count: &mut impl FnMut(),
+) {
+    let removals = futures_util::stream::iter(removals).buffer_unordered(ASKED_AT_ONCE);
+    let mut removals = std::pin::pin!(removals);
+    while let Some(()) = removals.next().await {
+        count();
     }
+}
+
+/// Takes what the installation appended out of one ServiceAccount.
+async fn detach(server: &ApiServer, instance: &Instance, report: &AccountReport) -> Removal {
+    let Some(change) = report.account.change(&[]) else {
+        return Removal::Done;
+    };
+    let (namespace, name) = (&report.namespace, &report.service_account);
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}");
+    server.patch(&path, &change.patch(instance)).await
 }

@@ -112,6 +112,7 @@ fn incident_37_outside_its_namespace_the_controller_reaches_secrets_by_name_and_
             "delivery" => (&["harbor", "later", "rare", "registry-aliyun"], &["cloud"]),
             "delivery-existing-rules" | "delivery-unfenced" => (&["harbor"], &[]),
             "delivery-names-like-numbers" => (&["007"], &[]),
+            "delivery-attached" => (&["harbor"], &[]),
             _ => (&[], &[]),
         };
         let rights = rights(rendered, "controller");
@@ -149,9 +150,40 @@ fn pods_are_looked_at_only_where_something_may_be_delivered_on_demand() {
         let rights = rights(rendered, "controller");
         let looks = rights.iter().any(|right| right.has("resources", "pods"));
         // The chart cannot see the rules, or sees such an entry.
-        let may =
-            rendered.case.starts_with("delivery") && rendered.case != "delivery-without-names";
+        let may = rendered.case.starts_with("delivery")
+            && !matches!(
+                &*rendered.case,
+                "delivery-without-names" | "delivery-attached"
+            );
         assert_eq!(looks, may, "{}", rendered.place());
+    }
+}
+
+/// Whether ServiceAccounts may be patched: by the rules of the values, or because the values say so.
+fn attaches(rendered: &Rendered) -> bool {
+    matches!(
+        &*rendered.case,
+        "delivery-attached" | "delivery-existing-rules"
+    )
+}
+
+#[test]
+fn incident_26_service_accounts_are_patched_only_where_rules_attach_to_them() {
+    for rendered in RENDERED.iter() {
+        let rights = rights(rendered, "controller");
+        let elsewhere = rights.iter().filter(|right| !right.own_namespace);
+        let accounts: Vec<_> = elsewhere
+            .filter(|right| right.has("resources", "serviceaccounts"))
+            .flat_map(|right| list(&right.rule["verbs"]))
+            .collect();
+        let mut expected = match delivers(rendered) {
+            true => vec!["get", "list", "watch"],
+            false => Vec::new(),
+        };
+        if attaches(rendered) {
+            expected.push("patch");
+        }
+        assert_eq!(accounts, expected, "{}", rendered.place());
     }
 }
 
@@ -180,7 +212,10 @@ fn without_delivery_the_controller_knows_two_secrets_at_most() {
 fn the_fence_is_there_wherever_secrets_may_be_created_elsewhere() {
     for rendered in RENDERED.iter() {
         let fenced = delivers(rendered) && rendered.case != "delivery-unfenced";
-        let expected = usize::from(fenced && rendered.kubernetes != "1.29");
+        let expected = match fenced && rendered.kubernetes != "1.29" {
+            true => 1 + usize::from(attaches(rendered)),
+            false => 0,
+        };
         let place = rendered.place();
         assert_eq!(
             rendered.of_kind("ValidatingAdmissionPolicy").count(),
@@ -191,20 +226,21 @@ fn the_fence_is_there_wherever_secrets_may_be_created_elsewhere() {
             rendered.of_kind("ValidatingAdmissionPolicyBinding").count(),
             expected
         );
-        if expected == 1 {
-            let policy = &rendered.one("ValidatingAdmissionPolicy")["spec"];
+        for policy in rendered.of_kind("ValidatingAdmissionPolicy") {
             let account = format!(
                 "request.userInfo.username == \"system:serviceaccount:{}:{}-controller\"",
                 rendered.namespace(),
                 name(rendered.one("MutatingWebhookConfiguration"))
             );
-            assert_eq!(
-                policy["matchConditions"][0]["expression"], account,
-                "{place}"
-            );
+            let policy = &policy["spec"];
+            let conditions = list(&policy["matchConditions"]);
+            assert_eq!(conditions.len(), 1, "{place}");
+            assert_eq!(conditions[0]["expression"], account, "{place}");
             assert_eq!(policy["failurePolicy"], "Fail", "{place}");
-            let binding = &rendered.one("ValidatingAdmissionPolicyBinding")["spec"];
-            assert_eq!(binding["validationActions"], json!(["Deny"]), "{place}");
+        }
+        for binding in rendered.of_kind("ValidatingAdmissionPolicyBinding") {
+            let actions = &binding["spec"]["validationActions"];
+            assert_eq!(*actions, json!(["Deny"]), "{place}");
         }
     }
 }

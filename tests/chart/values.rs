@@ -86,7 +86,7 @@ fn rendered_rules_are_valid_rules() {
                 let found = pullpass::rules::load(rules);
                 assert!(found.is_ok(), "{}: {found:?}", rendered.place());
                 let expected = match &*rendered.case {
-                    "rules" => 2,
+                    "rules" | "delivery-attached" => 2,
                     "delivery" => 1,
                     _ => 0,
                 };

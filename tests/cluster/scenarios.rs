@@ -1,5 +1,6 @@
 //! The scenarios, one file for each subject.
 
+mod attach;
 mod capture;
 mod certificates;
 mod controls;
@@ -17,6 +18,7 @@ mod lifecycle;
 mod lists;
 mod literal;
 mod load;
+mod migration;
 mod overhead;
 mod pods;
 mod reach;
@@ -66,6 +68,8 @@ pub(crate) fn register(trials: &mut Trials) {
     tenants::register(trials);
     sources::register(trials);
     footprint::register(trials);
+    attach::register(trials);
+    migration::register(trials);
     injection::register(trials);
     pods::register(trials);
     controls::register(trials);

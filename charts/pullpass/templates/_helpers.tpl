@@ -96,6 +96,14 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end -}}
 {{- end }}
 
+{{/* Not empty if rules attach secrets to ServiceAccounts, or if the chart is told that they do. */}}
+{{- define "pullpass.mayAttach" -}}
+{{- if .Values.delivery.serviceAccounts -}}true{{- end -}}
+{{- range .Values.rules.pullSecrets -}}
+{{- if and .serviceAccounts (ne (.deliver | default "Always") "Never") -}}true{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* Dual stack, for every Service. */}}
 {{- define "pullpass.ipFamilies" -}}
 {{- $families := dict -}}

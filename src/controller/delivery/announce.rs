@@ -16,6 +16,7 @@ use super::super::events::{Events, Reason};
 use super::super::next_change;
 use super::super::rules::Verdict;
 use super::board::Board;
+use super::queue::Key;
 use crate::delivery::CopyState;
 use crate::delivery::survey::{Census, Finding, Topic};
 use crate::metrics::DeliveryMetrics;
@@ -36,6 +37,15 @@ pub(super) struct Announcer {
     pub(super) namespace: String,
     /// What was said and still holds.
     pub(super) said: BTreeMap<Topic, Said>,
+}
+
+/// What could not be written the last time.
+#[derive(Default)]
+struct Failing {
+    /// Copies, by entry.
+    copies: BTreeMap<Arc<str>, usize>,
+    /// ServiceAccounts, by each entry that they lack.
+    accounts: BTreeMap<Arc<str>, usize>,
 }
 
 /// What was said about a topic.
@@ -104,8 +114,9 @@ impl Announcer {
         usable
     }
 
-    /// How many copies of each entry could not be written the last time. What needs somebody is a finding.
-    fn failing(&self, findings: &mut Vec<Finding>) -> BTreeMap<Arc<str>, usize> {
+    /// How many copies of each entry, and how many ServiceAccounts, could not be written the last time. What
+    /// needs somebody is a finding.
+    fn failing(&self, findings: &mut Vec<Finding>) -> Failing {
         let failures: Vec<_> = {
             let queue = self.board.queue();
             let failures = queue.failures();
@@ -114,43 +125,69 @@ impl Announcer {
                 .collect()
         };
         let state = self.board.state();
-        let mut counts = BTreeMap::new();
-        let mut refused: BTreeMap<Arc<str>, (usize, String)> = BTreeMap::new();
-        for ((namespace, name), note, is_refusal) in failures {
-            let look = state.look(&namespace, &name);
-            let entry = look
-                .entry
-                .map_or_else(|| name.clone(), |entry| entry.name.clone());
-            *counts.entry(entry.clone()).or_default() += 1;
-            if is_refusal && !state.forbidden.contains(&name) {
+        let mut failing = Failing::default();
+        let mut refused: BTreeMap<Option<Arc<str>>, (usize, String)> = BTreeMap::new();
+        for (key, note, is_refusal) in failures {
+            let (entry, namespace, is_forbidden) = match &key {
+                Key::Copy((namespace, name)) => {
+                    let entry = state.look(namespace, name).entry;
+                    let entry = entry.map_or_else(|| name.clone(), |entry| entry.name.clone());
+                    *failing.copies.entry(entry.clone()).or_default() += 1;
+                    (Some(entry), namespace, state.forbidden.contains(name))
+                }
+                Key::Account(key) => {
+                    for entry in state.unattached(key) {
+                        *failing.accounts.entry(entry.name.clone()).or_default() += 1;
+                    }
+                    (None, &key.0, state.are_accounts_forbidden)
+                }
+            };
+            if is_refusal && !is_forbidden {
                 let example = format!("in namespace {namespace}: {note}");
                 refused.entry(entry).or_insert((0, example)).0 += 1;
             }
         }
         findings.extend(refused.into_iter().map(|(entry, (count, example))| Finding {
-            note: format!(
-                "pull secret \"{entry}\": {count} copies are refused by the API server, the first {example}"
-            ),
-            topic: Topic::Refused(entry),
+            note: match &entry {
+                Some(entry) => format!(
+                    "pull secret \"{entry}\": {count} copies are refused by the API server, the first {example}"
+                ),
+                None => format!(
+                    "changes of {count} ServiceAccounts are refused by the API server, the first {example}"
+                ),
+            },
+            topic: entry.map_or(Topic::AccountsRefused, Topic::Refused),
             source: None,
         }));
-        counts
+        failing
     }
 
-    fn count(&self, survey: &BTreeMap<Arc<str>, Census>, failing: &BTreeMap<Arc<str>, usize>) {
+    fn count(&self, survey: &BTreeMap<Arc<str>, Census>, failing: &Failing) {
         const STATES: [(CopyState, &str); 4] = [
             (CopyState::Present, "present"),
             (CopyState::Missing, "missing"),
             (CopyState::Stale, "stale"),
             (CopyState::Foreign, "foreign"),
         ];
-        let counts = survey.iter().flat_map(|(name, census)| {
+        let copies = survey.iter().flat_map(|(name, census)| {
             let of_state = |(state, word)| (&**name, word, census.counts.get(&state).copied());
-            let failing = (&**name, "failing", failing.get(name).copied());
+            let failing = (&**name, "failing", failing.copies.get(name).copied());
             STATES.map(of_state).into_iter().chain([failing])
         });
-        self.metrics
-            .set_copies(counts.map(|(name, state, count)| (name, state, count.unwrap_or(0))));
+        let copies = copies.map(|(name, state, count)| (name, state, count.unwrap_or(0)));
+        self.metrics.copies.set(copies);
+        let attached = survey.iter().flat_map(|(name, census)| {
+            let failing = failing.accounts.get(name).copied().unwrap_or(0);
+            let states = [
+                ("present", census.attached),
+                ("missing", census.unattached),
+                ("failing", failing),
+            ];
+            let is_any = census.attached + census.unattached > 0;
+            let states = states.into_iter().filter(move |_| is_any);
+            states.map(|(state, count)| (&**name, state, count))
+        });
+        self.metrics.attached.set(attached);
     }
 
     async fn say(&mut self, finding: Finding) {
@@ -158,12 +195,15 @@ impl Announcer {
             Topic::SourceMissing(_) => Reason::SourceMissing,
             Topic::SourceUnusable(_) => Reason::SourceUnusable,
             Topic::Foreign(_) => Reason::CopyNotOurs,
-            Topic::Permission(_) | Topic::Watch(_) => Reason::PermissionMissing,
+            Topic::Permission(_) | Topic::AccountPermission | Topic::Watch(_) => {
+                Reason::PermissionMissing
+            }
             Topic::Refused(_) => Reason::CopyRefused,
+            Topic::AccountsRefused => Reason::AccountRefused,
             Topic::Index => Reason::IndexTooLarge,
         };
         // Words of the API server may differ each time, as the numbers of a quota do.
-        let is_quoted = matches!(finding.topic, Topic::Refused(_));
+        let is_quoted = matches!(finding.topic, Topic::Refused(_) | Topic::AccountsRefused);
         let now = Instant::now();
         let said = self.said.get_mut(&finding.topic);
         if let Some(said) = said {

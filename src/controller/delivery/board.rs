@@ -1,4 +1,4 @@
-//! What was last seen, and which Secrets have to be looked at because of it. Everybody here shares it.
+//! What was last seen, and which objects have to be looked at because of it. Everybody here shares it.
 //!
 //! Watches change it, whoever leads or stands in works on it. A change queues only what has something to be done; so
 //! an event that changes nothing costs a look and no call.
@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::queue::{Done, Duty, Key, Lane, Queue};
+use crate::delivery::state::ObjectKey;
 use crate::delivery::{State, Step};
 
 /// The state and the queue.
@@ -24,13 +25,15 @@ pub(super) struct Board {
 /// What a change may have something to do with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// This Secret.
+    /// This object; of a copy, also the ServiceAccounts beside it.
     One(Key, Lane),
-    /// The copies in this namespace.
+    /// The copies and ServiceAccounts in this namespace.
     Namespace(Arc<str>),
-    /// The copies of this name.
+    /// The copies of this name, and the ServiceAccounts that may have it.
     Name(Arc<str>),
-    /// All of them.
+    /// Every ServiceAccount.
+    Accounts,
+    /// All there is.
     Everything,
     /// What was done in this namespace is of no account any more.
     Ended(Arc<str>),
@@ -44,7 +47,7 @@ impl Board {
         self.look_at(scopes);
     }
 
-    /// Changes something that no copy depends on; `change` says whether it did.
+    /// Changes something that nothing written depends on; `change` says whether it did.
     pub(super) fn change_if(&self, change: impl FnOnce(&mut State) -> bool) {
         self.state.send_if_modified(change);
     }
@@ -56,34 +59,12 @@ impl Board {
         if queue.duty().is_none() {
             return;
         }
-        let queue = &mut queue;
+        let mut looks = Looks {
+            state: &state,
+            queue: &mut queue,
+        };
         for scope in scopes {
-            match scope {
-                Scope::One((namespace, name), lane) => {
-                    look(&state, queue, (&namespace, &name), lane)
-                }
-                Scope::Namespace(namespace) => {
-                    for name in state.copies.keys() {
-                        look(&state, queue, (&namespace, name), Lane::Urgent);
-                    }
-                }
-                Scope::Name(name) => {
-                    for namespace in state
-                        .namespaces
-                        .known()
-                        .into_iter()
-                        .flat_map(BTreeMap::keys)
-                    {
-                        look(&state, queue, (namespace, &name), Lane::Normal);
-                    }
-                }
-                Scope::Everything => {
-                    for object in state.objects() {
-                        look(&state, queue, object, Lane::Normal);
-                    }
-                }
-                Scope::Ended(namespace) => queue.forget(&namespace),
-            }
+            looks.take(scope);
         }
         self.queued.notify_one();
     }
@@ -111,7 +92,7 @@ impl Board {
         self.look_at(vec![Scope::Everything]);
     }
 
-    /// The next Secret to look at, if there is one.
+    /// The next object to look at, if there is one.
     pub(super) fn next(&self) -> Option<Key> {
         self.queue().next(Instant::now())
     }
@@ -147,10 +128,70 @@ impl Board {
     }
 }
 
-/// Queues a Secret if there is something to be done about it.
-fn look(state: &State, queue: &mut Queue, (namespace, name): (&Arc<str>, &Arc<str>), lane: Lane) {
-    if state.look(namespace, name).step != Step::Nothing {
-        queue.push((namespace.clone(), name.clone()), lane, Instant::now());
+/// Queues what there is something to be done about.
+struct Looks<'a> {
+    state: &'a State,
+    queue: &'a mut Queue,
+}
+
+impl Looks<'_> {
+    fn take(&mut self, scope: Scope) {
+        let state = self.state;
+        match scope {
+            Scope::One(Key::Copy(key), lane) => {
+                self.copy(&key.0, &key.1, lane);
+                self.accounts_of(&key.0, lane);
+            }
+            Scope::One(Key::Account(key), lane) => self.account(&key, lane),
+            Scope::Namespace(namespace) => {
+                for name in state.copies.keys() {
+                    self.copy(&namespace, name, Lane::Urgent);
+                }
+                self.accounts_of(&namespace, Lane::Urgent);
+            }
+            Scope::Name(name) => {
+                let namespaces = state.namespaces.known().into_iter();
+                for namespace in namespaces.flat_map(BTreeMap::keys) {
+                    self.copy(namespace, &name, Lane::Normal);
+                }
+                self.accounts();
+            }
+            Scope::Accounts => self.accounts(),
+            Scope::Everything => {
+                for (namespace, name) in state.objects() {
+                    self.copy(namespace, name, Lane::Normal);
+                }
+                self.accounts();
+            }
+            Scope::Ended(namespace) => self.queue.forget(&namespace),
+        }
+    }
+
+    fn copy(&mut self, namespace: &Arc<str>, name: &Arc<str>, lane: Lane) {
+        if self.state.look(namespace, name).step != Step::Nothing {
+            let key = Key::Copy((namespace.clone(), name.clone()));
+            self.queue.push(key, lane, Instant::now());
+        }
+    }
+
+    fn account(&mut self, key: &ObjectKey, lane: Lane) {
+        if self.state.change(key).is_some() {
+            let key = Key::Account(key.clone());
+            self.queue.push(key, lane, Instant::now());
+        }
+    }
+
+    fn accounts_of(&mut self, namespace: &Arc<str>, lane: Lane) {
+        for key in self.state.accounts_of(namespace) {
+            self.account(key, lane);
+        }
+    }
+
+    fn accounts(&mut self) {
+        let known = self.state.accounts.known().into_iter();
+        for key in known.flat_map(BTreeMap::keys) {
+            self.account(key, Lane::Normal);
+        }
     }
 }
 
@@ -167,20 +208,32 @@ impl Drop for Open<'_> {
 mod tests {
     use super::*;
     use crate::delivery::state::Namespace;
-    use crate::delivery::state::tests::{copy, state};
+    use crate::delivery::state::tests::{account, copy, state};
 
-    fn board() -> Board {
+    fn board_with(pull_secrets: &str) -> Board {
         let board = Board::default();
         board.change(|known| {
-            *known = state("{name: harbor}");
+            *known = state(pull_secrets);
             Vec::new()
         });
         board
     }
 
+    fn board() -> Board {
+        board_with("{name: harbor}")
+    }
+
+    fn copy_in(namespace: &str) -> Key {
+        Key::Copy((namespace.into(), "harbor".into()))
+    }
+
     fn drain(board: &Board) -> Vec<String> {
         let keys = std::iter::from_fn(|| board.next());
-        keys.map(|(namespace, _)| namespace.to_string()).collect()
+        let shown = keys.map(|key| match key {
+            Key::Copy((namespace, _)) => namespace.to_string(),
+            Key::Account((namespace, name)) => format!("{namespace}/{name}"),
+        });
+        shown.collect()
     }
 
     #[test]
@@ -192,7 +245,7 @@ mod tests {
         let open = board.open(Duty::Lead);
         assert_eq!(drain(&board), ["a", "b"]);
         for namespace in ["a", "b"] {
-            board.done((namespace.into(), "harbor".into()), Done::Settled);
+            board.done(copy_in(namespace), Done::Settled);
         }
         board.change(|state| {
             state
@@ -209,14 +262,31 @@ mod tests {
     }
 
     #[test]
+    fn scenario_36_accounts_are_queued_after_the_copies_that_they_name() {
+        let board = board_with("{name: harbor, serviceAccounts: [\"*\"]}");
+        board.change(|state| {
+            for namespace in ["a", "b"] {
+                account(state, namespace, &["x"], &[]);
+            }
+            Vec::new()
+        });
+        let _open = board.open(Duty::Lead);
+        assert_eq!(drain(&board), ["a", "b", "a/default", "b/default"]);
+        let default = Key::Account(("a".into(), "default".into()));
+        board.done(default.clone(), Done::Settled);
+        board.change(|state| {
+            account(state, "a", &["x", "harbor"], &["harbor"]);
+            vec![Scope::One(default, Lane::Urgent), Scope::Accounts]
+        });
+        assert_eq!(drain(&board), Vec::<String>::new());
+    }
+
+    #[test]
     fn incident_15_a_namespace_made_again_starts_anew() {
         let board = board();
         let _open = board.open(Duty::Lead);
         assert_eq!(drain(&board), ["a", "b"]);
-        board.done(
-            ("a".into(), "harbor".into()),
-            Done::Refused("quota".to_owned()),
-        );
+        board.done(copy_in("a"), Done::Refused("quota".to_owned()));
         let a: Arc<str> = "a".into();
         let made_again = |state: &mut State| {
             let namespace = Namespace {

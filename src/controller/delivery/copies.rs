@@ -1,35 +1,26 @@
-//! Writes copies: takes the one next step of each Secret that has one, many at a time.
+//! Writes copies: takes the one next step of a Secret.
 //!
 //! A write names the version that it replaces, and a creation names one that no object ever has, so that
 //! the API server itself refuses to touch what was not looked at: a Secret that somebody else made or
 //! changed in between answers 409, whatever it holds. What is there is looked at anew before each step.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, Preconditions};
-use kube::core::Status;
 use kube::{Api, Client, Error};
 use prometheus::IntCounter;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
 
 use super::super::objects;
 use super::board::{Board, Scope};
-use super::queue::{Done, Duty, Key, Lane};
+use super::queue::{Duty, Key, Lane};
 use crate::cluster::secret;
 use crate::delivery::copy::SOURCE_HASH;
+use crate::delivery::state::ObjectKey;
 use crate::delivery::{Instance, Observed, Payload, Step};
 use crate::metrics::DeliveryMetrics;
-use crate::shutdown::Stop;
 
-/// Most writes under way at a time. A write takes an API server about 5 ms: this is 1,600 a second, and
-/// few enough not to be noticed beside its other clients.
-const WRITES_IN_FLIGHT_MAX: usize = 8;
-/// How often everything is looked at, whatever the watches say.
-const FULL_LOOK: Duration = Duration::from_secs(300);
 /// A `resourceVersion` that no Secret ever has: etcd's first write is revision 2. Server-side apply with
 /// it makes an object, and conflicts with any that is there.
 const NO_VERSION: &str = "1";
@@ -42,7 +33,6 @@ pub(super) struct Copies {
     pub(super) instance: Arc<Instance>,
     pub(super) metrics: DeliveryMetrics,
     pub(super) writes: IntCounter,
-    pub(super) panics: IntCounter,
 }
 
 /// A step, with all that it takes.
@@ -54,52 +44,8 @@ struct Task {
 }
 
 impl Copies {
-    /// Takes steps until `stop` drains; those that were begun are finished first.
-    pub(super) async fn run(&self, duty: Duty, stop: &Stop) {
-        let _open = self.board.open(duty);
-        let mut writing = JoinSet::new();
-        let mut full_look = Instant::now() + FULL_LOOK;
-        while !stop.is_draining() {
-            while writing.len() < WRITES_IN_FLIGHT_MAX
-                && let Some(key) = self.board.next()
-            {
-                let copies = self.clone();
-                writing.spawn(async move { copies.work_on(key, duty).await });
-            }
-            tokio::select! {
-                () = stop.drain() => {}
-                Some(ended) = writing.join_next() => {
-                    // What it had in hand is not known any more.
-                    if ended.is_err_and(|error| error.is_panic()) {
-                        self.panics.inc();
-                        self.board.reopen(duty);
-                    }
-                }
-                () = self.board.queued(), if writing.len() < WRITES_IN_FLIGHT_MAX => {}
-                () = sleep_until(full_look) => {
-                    full_look = Instant::now() + FULL_LOOK;
-                    self.board.queue().tidy(Instant::now());
-                    self.board.change(|state| {
-                        // Whoever may still not write says so again.
-                        state.forbidden.clear();
-                        vec![Scope::Everything]
-                    });
-                }
-            }
-        }
-        while writing.join_next().await.is_some() {}
-    }
-
-    async fn work_on(&self, key: Key, duty: Duty) {
-        let done = match self.take(&key, duty).await {
-            Ok(()) => Done::Settled,
-            Err(error) => self.judge(&key, &error),
-        };
-        self.board.done(key, done);
-    }
-
-    /// Takes the next step of one Secret.
-    async fn take(&self, key: &Key, duty: Duty) -> Result<(), Error> {
+    /// Takes the next step of one Secret, if that is its duty.
+    pub(super) async fn take(&self, key: &ObjectKey, duty: Duty) -> Result<(), Error> {
         let (namespace, name) = key;
         let Task {
             step,
@@ -132,7 +78,7 @@ impl Copies {
         };
         self.written(key, written.as_ref());
         self.writes.inc();
-        let since = self.board.wrote(key);
+        let since = self.board.wrote(&Key::Copy(key.clone()));
         if let Some(since) = since.filter(|_| written.is_some()) {
             self.metrics.lag.observe(since.elapsed().as_secs_f64());
         }
@@ -145,7 +91,7 @@ impl Copies {
         Ok(())
     }
 
-    fn look(&self, (namespace, name): &Key) -> Task {
+    fn look(&self, (namespace, name): &ObjectKey) -> Task {
         let state = self.board.state();
         let look = state.look(namespace, name);
         let version =
@@ -175,7 +121,7 @@ impl Copies {
     }
 
     /// Notes what is there now, before the watch says it.
-    fn written(&self, (namespace, name): &Key, secret: Option<&Secret>) {
+    fn written(&self, (namespace, name): &ObjectKey, secret: Option<&Secret>) {
         let observed = secret.map(|secret| Observed::new(&secret::view(secret), &self.instance));
         self.board.change(|state| {
             state.forbidden.remove(name);
@@ -186,26 +132,17 @@ impl Copies {
                 Some(observed) => copies.set(namespace.clone(), observed),
                 None => copies.remove(namespace),
             };
-            vec![Scope::One((namespace.clone(), name.clone()), Lane::Normal)]
+            let key = Key::Copy((namespace.clone(), name.clone()));
+            vec![Scope::One(key, Lane::Normal)]
         });
     }
 
-    /// What an error means for the Secret, and for all of its name.
-    fn judge(&self, (namespace, name): &Key, error: &Error) -> Done {
-        let answer = Answer::of(error);
-        tracing::debug!(namespace = &**namespace, secret = &**name, ?answer, %error, "copy not written");
-        match answer {
-            Answer::Ended => Done::Settled,
-            Answer::Again => Done::Failed(error.to_string()),
-            Answer::Refused => Done::Refused(error.to_string()),
-            Answer::Forbidden => {
-                self.board.change(|state| {
-                    state.forbidden.insert(name.clone());
-                    Vec::new()
-                });
-                Done::Refused(error.to_string())
-            }
-        }
+    /// Notes that RBAC is against copies of this name.
+    pub(super) fn forbid(&self, (_, name): &ObjectKey) {
+        self.board.change(|state| {
+            state.forbidden.insert(name.clone());
+            Vec::new()
+        });
     }
 }
 
@@ -222,117 +159,4 @@ async fn delete(
     });
     secrets.delete(name, &params).await?;
     Ok(None)
-}
-
-/// What the API server meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    /// The namespace is gone or going: nobody needs a copy there.
-    Ended,
-    /// Somebody was faster, or it did not work this time.
-    Again,
-    /// A quota or a policy is against it.
-    Refused,
-    /// RBAC is against it.
-    Forbidden,
-}
-
-impl Answer {
-    fn of(error: &Error) -> Self {
-        let Error::Api(status) = error else {
-            return Self::Again;
-        };
-        match status.code {
-            404 => Self::Ended,
-            403 if has_cause(status, "NamespaceTerminating") => Self::Ended,
-            // The words of authorizers, `secrets "x" is forbidden: User "y" cannot patch resource …`.
-            // Admission, which answers 403 too, speaks otherwise.
-            403 if status.message.contains(": User \"") => Self::Forbidden,
-            400..=499 if !matches!(status.code, 408 | 409 | 429) => Self::Refused,
-            _ => Self::Again,
-        }
-    }
-}
-
-fn has_cause(status: &Status, reason: &str) -> bool {
-    let causes = status.details.as_ref().map(|details| &details.causes);
-    causes
-        .into_iter()
-        .flatten()
-        .any(|cause| cause.reason == reason)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn status(code: u16, message: &str, cause: &str) -> Error {
-        let details = json!({"causes": [{"reason": cause}]});
-        let status = json!({"code": code, "message": message, "details": details});
-        Error::Api(serde_json::from_value(status).unwrap())
-    }
-
-    #[test]
-    fn answers_are_understood() {
-        for (error, expected) in [
-            (status(404, "namespaces \"a\" not found", ""), Answer::Ended),
-            (
-                status(
-                    403,
-                    "secrets \"x\" is forbidden: unable to create",
-                    "NamespaceTerminating",
-                ),
-                Answer::Ended,
-            ),
-            (
-                status(
-                    403,
-                    "secrets \"x\" is forbidden: exceeded quota: q, requested: count/secrets=1",
-                    "",
-                ),
-                Answer::Refused,
-            ),
-            (
-                status(
-                    403,
-                    "admission webhook \"w\" denied the request: you cannot",
-                    "",
-                ),
-                Answer::Refused,
-            ),
-            (
-                status(
-                    403,
-                    "secrets \"x\" is forbidden: ValidatingAdmissionPolicy 'p' denied request",
-                    "",
-                ),
-                Answer::Refused,
-            ),
-            (
-                status(
-                    403,
-                    "secrets \"x\" is forbidden: User \"u\" cannot patch resource \"secrets\"",
-                    "",
-                ),
-                Answer::Forbidden,
-            ),
-            (
-                status(422, "data: Forbidden: field is immutable", ""),
-                Answer::Refused,
-            ),
-            (
-                status(409, "the object has been modified", ""),
-                Answer::Again,
-            ),
-            (status(429, "too many requests", ""), Answer::Again),
-            (
-                status(500, "etcdserver: request timed out", ""),
-                Answer::Again,
-            ),
-            (Error::TlsRequired, Answer::Again),
-        ] {
-            assert_eq!(Answer::of(&error), expected, "{error}");
-        }
-    }
 }

@@ -1,9 +1,10 @@
-//! Which Secret is looked at next: each at most once at a time, what waits longest for a Pod first.
+//! Which object is looked at next: each at most once at a time, what waits longest for a Pod first.
 //!
 //! New namespaces and waiting Pods are urgent; everything else (rotation, repair, a full look) comes
-//! after them. Who stands in for a leader takes only what is urgent, and gives the leader a start. What failed waits, longer each time; what is written too often waits for its budget; no
-//! object makes another wait. Time is given, never read, but for the jitter of the pauses. This file must
-//! not know why a Secret is looked at.
+//! after them. Who stands in for a leader takes only what is urgent, and gives the leader a start. What
+//! failed waits, longer each time; what is written too often waits for its budget; no object makes
+//! another wait. Time is given, never read, but for the jitter of the pauses. This file must not know why
+//! an object is looked at.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -13,8 +14,16 @@ use tokio::time::Instant;
 use super::super::budget::Budget;
 use super::super::pauses_up_to;
 use crate::cluster::watch::BACKOFF_MAX;
-/// One Secret.
-pub(super) use crate::delivery::state::ObjectKey as Key;
+use crate::delivery::state::ObjectKey;
+
+/// What is looked at, by namespace and name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Key {
+    /// A Secret.
+    Copy(ObjectKey),
+    /// A ServiceAccount.
+    Account(ObjectKey),
+}
 
 /// Longest pause after a write that the API server refuses: a quota, a permission or a policy. Somebody
 /// has to change that; thousands of copies would then come at once in a minute anyway.
@@ -52,7 +61,7 @@ pub(super) enum Done {
     Refused(String),
 }
 
-/// Secrets that wait to be looked at. Closed, it takes none.
+/// Objects that wait to be looked at. Closed, it takes none.
 #[derive(Default)]
 pub(super) struct Queue {
     duty: Option<Duty>,
@@ -91,13 +100,20 @@ enum Place {
     Busy(Option<Lane>),
 }
 
+impl Key {
+    fn namespace(&self) -> &str {
+        let (Self::Copy((namespace, _)) | Self::Account((namespace, _))) = self;
+        namespace
+    }
+}
+
 impl Queue {
-    /// What is done with its Secrets; `None` while it is closed.
+    /// What is done with its objects; `None` while it is closed.
     pub(super) fn duty(&self) -> Option<Duty> {
         self.duty
     }
 
-    /// Takes Secrets from now on.
+    /// Takes them from now on.
     pub(super) fn open(&mut self, duty: Duty) {
         self.duty = Some(duty);
     }
@@ -138,7 +154,7 @@ impl Queue {
         }
     }
 
-    /// The next Secret to look at; it is busy until [`Self::done`].
+    /// The next object to look at; it is busy until [`Self::done`].
     pub(super) fn next(&mut self, now: Instant) -> Option<Key> {
         self.release(now);
         loop {
@@ -177,7 +193,7 @@ impl Queue {
         }
     }
 
-    /// When the next Secret comes that has to wait.
+    /// When the next one comes that has to wait.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.later.first().map(|(due, _)| *due)
     }
@@ -237,7 +253,7 @@ impl Queue {
     /// Forgets what happened in a namespace that is gone: another one of its name starts anew.
     pub(super) fn forget(&mut self, namespace: &str) {
         self.jobs
-            .retain(|(of, _), job| **of != *namespace || matches!(job.place, Place::Busy(_)));
+            .retain(|key, job| key.namespace() != namespace || matches!(job.place, Place::Busy(_)));
     }
 
     /// Forgets what no longer matters.
@@ -268,7 +284,7 @@ mod tests {
     use crate::controller::WRITES_PER_MINUTE_MAX;
 
     fn key(namespace: &str) -> Key {
-        (namespace.into(), "harbor".into())
+        Key::Copy((namespace.into(), "harbor".into()))
     }
 
     fn open() -> (Queue, Instant) {
@@ -279,7 +295,7 @@ mod tests {
 
     fn drain(queue: &mut Queue, now: Instant) -> Vec<String> {
         std::iter::from_fn(|| queue.next(now))
-            .map(|(namespace, _)| namespace.to_string())
+            .map(|key| key.namespace().to_owned())
             .collect()
     }
 

@@ -20,12 +20,12 @@ use tokio::time::sleep;
 
 use super::BURST;
 use super::board::{Board, Scope};
-use super::queue::Lane;
+use super::queue::{Key, Lane};
 use crate::cluster::client::{ConnectError, Connection};
-use crate::cluster::secret;
 use crate::cluster::watch::{Change, Followed, follow_each};
+use crate::cluster::{account, secret};
 use crate::delivery::state::{Listing, Namespace, ObjectKey, SecretNames};
-use crate::delivery::{Instance, Observed, SourceRef, SourceSecret, State};
+use crate::delivery::{Account, Instance, Observed, SourceRef, SourceSecret, State};
 use crate::metrics::Metrics;
 use crate::rules::Deliver;
 
@@ -33,9 +33,6 @@ use crate::rules::Deliver;
 const OWN_SECRETS: &str = "type!=helm.sh/release.v1";
 /// Pods whose images may still be pulled.
 const PENDING: &str = "status.phase=Pending";
-/// Annotation of a ServiceAccount whose Pods may name only what it lists.
-const STRICT: &str = "kubernetes.io/enforce-mountable-secrets";
-
 /// Starts watches.
 pub(super) struct Watches {
     pub(super) board: Arc<Board>,
@@ -52,7 +49,9 @@ enum Wanted {
     Namespaces,
     /// The Secrets of our own namespace.
     OwnSecrets,
-    /// ServiceAccounts, for those that are strict.
+    /// Metadata of ServiceAccounts, for those that are strict.
+    StrictAccounts,
+    /// ServiceAccounts whole, where some have entries of ours.
     Accounts,
     /// The Secrets of this name, everywhere.
     Copies(Arc<str>),
@@ -101,6 +100,7 @@ impl Watches {
         match watch {
             Wanted::Namespaces => self.follow_namespaces(tasks),
             Wanted::OwnSecrets => self.follow_own_secrets(tasks),
+            Wanted::StrictAccounts => self.follow_strict_accounts(tasks),
             Wanted::Accounts => self.follow_accounts(tasks),
             Wanted::Copies(name) => self.follow_copies(tasks, name),
             Wanted::Source(source) => self.follow_source(tasks, source),
@@ -195,7 +195,10 @@ impl Watches {
             move |state, change| {
                 let namespace = apply(state.copies.entry(name.clone()).or_default(), change);
                 match namespace {
-                    Some(namespace) => vec![Scope::One((namespace, name.clone()), Lane::Normal)],
+                    Some(namespace) => vec![Scope::One(
+                        Key::Copy((namespace, name.clone())),
+                        Lane::Normal,
+                    )],
                     None => vec![Scope::Name(name.clone())],
                 }
             },
@@ -216,15 +219,10 @@ impl Watches {
         self.follow(tasks, "pods", selected, read, pods)
     }
 
-    fn follow_accounts(&self, tasks: &mut JoinSet<()>) -> Result<AbortHandle, ConnectError> {
+    fn follow_strict_accounts(&self, tasks: &mut JoinSet<()>) -> Result<AbortHandle, ConnectError> {
         let read = |object: PartialObjectMeta<ServiceAccount>| {
-            let strict = object
-                .annotations()
-                .get(STRICT)
-                .is_some_and(|value| value == "true");
-            let namespace = object.namespace().unwrap_or_default();
-            let key = (Arc::from(namespace), Arc::from(object.name_any()));
-            (key, strict.then_some(()))
+            let strict = account::is_strict(&object).then_some(());
+            (account::key(&object), strict)
         };
         self.follow(
             tasks,
@@ -237,11 +235,27 @@ impl Watches {
             },
         )
     }
+
+    fn follow_accounts(&self, tasks: &mut JoinSet<()>) -> Result<AbortHandle, ConnectError> {
+        let instance = Arc::clone(&self.instance);
+        let read = move |object: ServiceAccount| {
+            let seen = (
+                account::read(&object, &instance),
+                account::is_strict(&object),
+            );
+            (account::key(&object), Some(seen))
+        };
+        self.follow(tasks, "accounts", (Api::all, None), read, accounts)
+    }
 }
 
 /// The watches that there should be.
 fn wanted(state: &State) -> HashSet<Wanted> {
-    let always = [Wanted::Namespaces, Wanted::OwnSecrets, Wanted::Accounts];
+    let accounts = match state.attaches() {
+        true => Wanted::Accounts,
+        false => Wanted::StrictAccounts,
+    };
+    let always = [Wanted::Namespaces, Wanted::OwnSecrets, accounts];
     let copies = state.secret_names().map(Wanted::Copies);
     let mut wanted: HashSet<_> = always.into_iter().chain(copies).collect();
     let Some(rules) = &state.rules else {
@@ -270,8 +284,9 @@ impl Wanted {
                 state.other_sources.remove(source);
             }
             Self::Pods => state.pods = Listing::default(),
-            // These never stop.
-            Self::Namespaces | Self::OwnSecrets | Self::Accounts => {}
+            Self::Accounts => state.accounts = Listing::default(),
+            // These never stop, and of strict ones the other watch goes on saying which there are.
+            Self::Namespaces | Self::OwnSecrets | Self::StrictAccounts => {}
         }
         Vec::new()
     }
@@ -341,7 +356,8 @@ fn namespaces(state: &mut State, change: Change<Arc<str>, Namespace>) -> Vec<Sco
 fn pods(state: &mut State, change: Change<ObjectKey, SecretNames>) -> Vec<Scope> {
     let asked = |namespace: &Arc<str>, names: &[Arc<str>]| -> Vec<Scope> {
         let keys = names.iter().map(|name| (namespace.clone(), name.clone()));
-        keys.map(|key| Scope::One(key, Lane::Urgent)).collect()
+        keys.map(|key| Scope::One(Key::Copy(key), Lane::Urgent))
+            .collect()
     };
     let scopes = match &change {
         Change::Listed(all) => all
@@ -353,6 +369,42 @@ fn pods(state: &mut State, change: Change<ObjectKey, SecretNames>) -> Vec<Scope>
     };
     apply(&mut state.pods, change);
     scopes
+}
+
+/// What is whole says also which are strict.
+fn accounts(state: &mut State, change: Change<ObjectKey, (Account, bool)>) -> Vec<Scope> {
+    let strict = &mut state.strict_accounts;
+    let change = match change {
+        Change::Listed(all) => {
+            let of_strict = all.iter().filter(|(_, (_, is_strict))| *is_strict);
+            strict.replace(of_strict.map(|(key, _)| (key.clone(), ())).collect());
+            let all = all.into_iter().map(|(key, (account, _))| (key, account));
+            Change::Listed(all.collect())
+        }
+        Change::Set(key, (account, is_strict)) => {
+            match is_strict {
+                true => strict.set(key.clone(), ()),
+                false => strict.remove(&key),
+            };
+            Change::Set(key, account)
+        }
+        Change::Gone(key) => {
+            strict.remove(&key);
+            Change::Gone(key)
+        }
+        Change::Denied => {
+            strict.deny();
+            Change::Denied
+        }
+    };
+    let known = state.accounts.known();
+    let is_new = |key| known.is_none_or(|known| !known.contains_key(key));
+    let lane = match &change {
+        Change::Set(key, _) if is_new(key) => Lane::Urgent,
+        _ => Lane::Normal,
+    };
+    let one = apply(&mut state.accounts, change);
+    vec![one.map_or(Scope::Accounts, |key| Scope::One(Key::Account(key), lane))]
 }
 
 /// A Pod as far as it is looked at: a whole one has hundreds of fields, and code to read each of them.

@@ -57,6 +57,11 @@ impl<'a> Installation<'a> {
         installation
     }
 
+    /// One that somebody else made in this namespace, which is called as its webhook configuration.
+    pub(crate) fn existing(cluster: &'a Cluster, namespace: Namespace<'a>) -> Self {
+        Self { namespace, cluster }
+    }
+
     /// What the chart adds for delivery: Secrets of these names may be copied.
     pub(crate) fn grant_delivery(&self, secret_names: &[&str]) {
         let role = json!([
@@ -88,6 +93,13 @@ impl<'a> Installation<'a> {
         let role = json!([rule("coordination.k8s.io", "leases", &[lease], &verbs)]);
         let name = format!("{}-{lease}", self.namespace.name);
         self.grant(&name, &role, &json!([]));
+    }
+
+    /// What the chart adds where rules attach secrets to ServiceAccounts.
+    pub(crate) fn grant_attachment(&self) {
+        let name = format!("{}-attachment", self.namespace.name);
+        let patch = rule("", "serviceaccounts", &[], &["patch"]);
+        self.grant(&name, &json!([]), &json!([patch]));
     }
 
     /// Gives the controller's account a Role and a ClusterRole of this name.

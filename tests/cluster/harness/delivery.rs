@@ -16,6 +16,9 @@ use super::webhook::{Pullpass, Reach, Registration};
 
 /// Arguments of a controller that delivers and does nothing else.
 pub(crate) const DELIVERS: &[&str] = &["--delivery", "--certificates", "none"];
+/// Every ServiceAccount of the trial's namespaces gets `regcred`.
+pub(crate) const ATTACHED: &str =
+    "{name: regcred, namespaces: NAMESPACES, serviceAccounts: [\"*\"]}";
 /// Key of the payload in a Secret of the usual type.
 const KEY: &str = ".dockerconfigjson";
 
@@ -44,6 +47,28 @@ impl<'a> Delivery<'a> {
     ) -> Self {
         let installation = Installation::create(cluster, "deliver", "");
         installation.grant_delivery(secret_names);
+        Self::run(cluster, installation, api, pull_secrets)
+    }
+
+    /// The same with one source `regcred`, which every namespace of the trial gets, and every
+    /// ServiceAccount of them; under the chart's admission policies.
+    pub(crate) fn attaching(cluster: &'a Cluster) -> Self {
+        let installation = Installation::create(cluster, "attach", "");
+        installation.grant_delivery(&["regcred"]);
+        installation.grant_attachment();
+        let delivery = Self::run(cluster, installation, &cluster.api, ATTACHED);
+        delivery.make_source("regcred", &payload("first"));
+        let values = json!({"delivery": {"secretNames": ["regcred"], "serviceAccounts": true}});
+        delivery.fence(&values);
+        delivery
+    }
+
+    fn run(
+        cluster: &'a Cluster,
+        installation: Installation<'a>,
+        api: &Api,
+        pull_secrets: &str,
+    ) -> Self {
         let rules = rules(&installation.namespace.name, pull_secrets);
         let patch = json!({"data": {"rules.yaml": rules}});
         let patched = installation.namespace.merge("configmaps", RULES, &patch);
@@ -54,6 +79,59 @@ impl<'a> Delivery<'a> {
             controller,
             cluster,
         }
+    }
+
+    /// Puts the chart's admission policies in force, for the controller of this trial.
+    pub(crate) fn fence(&self, values: &Value) {
+        let own = &self.own().name;
+        let arguments = [
+            "template",
+            own,
+            "CHART",
+            "--show-only=templates/admission-policy.yaml",
+            "--kube-version=1.30.0",
+            "--set=fullnameOverride=pullpass",
+            "--values=-",
+        ];
+        let policies = self.cluster.helm.run(own, &arguments, &values.to_string());
+        // Policies of one name for each trial.
+        let policies = policies.replace("name: pullpass-controller", &format!("name: {own}"));
+        let policies = policies.replace(
+            "policyName: pullpass-controller",
+            &format!("policyName: {own}"),
+        );
+        self.cluster
+            .kubectl
+            .run(&["create", "--filename=-"], &policies);
+        let account = format!("--as=system:serviceaccount:{own}:pullpass-controller");
+        let arguments = [
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=false",
+            "--filename=-",
+            &account,
+            "--namespace=default",
+        ];
+        let opaque = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "regcred"}});
+        wait_for("the policy is in force", HAPPY, || {
+            match self
+                .cluster
+                .kubectl
+                .try_run(&arguments, &opaque.to_string())
+            {
+                Err(error) if error.contains("ValidatingAdmissionPolicy") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    }
+
+    /// The account of its controller, as the API server calls it.
+    pub(crate) fn account(&self) -> String {
+        format!(
+            "system:serviceaccount:{}:pullpass-controller",
+            self.own().name
+        )
     }
 
     /// One with one source `regcred`, which every namespace of the trial gets.
@@ -158,6 +236,18 @@ impl<'a> Delivery<'a> {
         })
     }
 
+    /// Waits until the list of a ServiceAccount is this one.
+    #[track_caller]
+    pub(crate) fn until_listed(&self, namespace: &Namespace<'_>, account: &str, names: &[&str]) {
+        let what = format!("{}/{account} has {names:?}", namespace.name);
+        wait_for(&what, HAPPY, || {
+            let account = namespace.get("serviceaccounts", account)?;
+            (listed(&account) == names)
+                .then_some(())
+                .ok_or_else(|| account.to_string())
+        });
+    }
+
     /// Waits until a namespace has no Secret of this name.
     #[track_caller]
     pub(crate) fn until_gone(&self, namespace: &Namespace<'_>, name: &str) {
@@ -222,7 +312,18 @@ impl<'a> Delivery<'a> {
     /// Waits until it says so many copies of a pull secret are in this state.
     #[track_caller]
     pub(crate) fn until_counted(&self, name: &str, state: &str, count: f64) {
-        let series = format!("pullpass_copies{{secret=\"{name}\",state=\"{state}\"}}");
+        self.until_metric("pullpass_copies", name, state, count);
+    }
+
+    /// Waits until it says that so many ServiceAccounts are in this state, for a pull secret.
+    #[track_caller]
+    pub(crate) fn until_attached(&self, name: &str, state: &str, count: f64) {
+        self.until_metric("pullpass_attached", name, state, count);
+    }
+
+    #[track_caller]
+    fn until_metric(&self, metric: &str, name: &str, state: &str, count: f64) {
+        let series = format!("{metric}{{secret=\"{name}\",state=\"{state}\"}}");
         wait_for(&format!("{series} is {count}"), HAPPY, || {
             let found = self.controller.metric(&series);
             (found == count)
@@ -303,6 +404,12 @@ fn rules(installation: &str, pull_secrets: &str) -> String {
         "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\npullSecrets: [{pull_secrets}]\nrules: [{}]\n",
         rules.collect::<Vec<_>>().join(", ")
     )
+}
+
+/// The pull secrets that a ServiceAccount lists.
+pub(crate) fn listed(account: &Value) -> Vec<&str> {
+    let list = account["imagePullSecrets"].as_array().into_iter().flatten();
+    list.filter_map(|entry| entry["name"].as_str()).collect()
 }
 
 /// A payload with this password.

@@ -649,7 +649,7 @@ fn race(cluster: &Cluster) {
 /// Under the chart's admission policy, which limits what the controller may write.
 fn immutable(cluster: &Cluster) {
     let delivery = Delivery::of_regcred(cluster);
-    fence(cluster, &delivery);
+    delivery.fence(&json!({}));
     let frozen = delivery.namespace("frozen");
     let copy = delivery.until_copied(&frozen, "regcred", &payload("first"));
     frozen
@@ -675,38 +675,6 @@ fn immutable(cluster: &Cluster) {
     assert_ne!(uid(&thawed), uid(&copy), "its data could not be changed");
     let typed = delivery.until_copied(&typed, "regcred", &payload("second"));
     assert_eq!(typed["type"], "kubernetes.io/dockerconfigjson");
-}
-
-/// Puts the chart's admission policy in force, for the controller of this trial.
-fn fence(cluster: &Cluster, delivery: &Delivery<'_>) {
-    let own = &delivery.own().name;
-    let only = "--show-only=templates/admission-policy.yaml";
-    let arguments = [
-        "template",
-        "pullpass",
-        "CHART",
-        only,
-        "--kube-version=1.30.0",
-    ];
-    let policy = cluster.helm.run(own, &arguments, "");
-    cluster.kubectl.run(&["create", "--filename=-"], &policy);
-    let account = format!("--as=system:serviceaccount:{own}:pullpass-controller");
-    let arguments = [
-        "apply",
-        "--server-side",
-        "--dry-run=server",
-        "--validate=false",
-        "--filename=-",
-        &account,
-        "--namespace=default",
-    ];
-    let opaque = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "regcred"}});
-    wait_for("the policy is in force", HAPPY, || {
-        match cluster.kubectl.try_run(&arguments, &opaque.to_string()) {
-            Err(error) if error.contains("ValidatingAdmissionPolicy") => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
 }
 
 fn recreated(cluster: &Cluster) {

@@ -32,6 +32,10 @@ pub(crate) fn register(trials: &mut Trials) {
         "status_cleanup_deletes_copies_and_nothing_else",
         cleanup_all,
     );
+    trials.api(
+        "status_incident_21_cleanup_undoes_what_was_attached",
+        cleanup_attached,
+    );
 }
 
 /// What a command said.
@@ -462,4 +466,37 @@ fn cleanup_all(cluster: &Cluster) {
     let again = ask(cluster, &delivery, &["cleanup", "--yes"]);
     assert_eq!(again.code, Some(0), "{}", again.text());
     assert_eq!(again.report["copies"], json!([]));
+}
+
+/// What is recorded as ours is taken out of ServiceAccounts, and nothing else.
+fn cleanup_attached(cluster: &Cluster) {
+    let delivery = Delivery::attaching(cluster);
+    let team = delivery.namespace("team");
+    delivery.until_listed(&team, "default", &["regcred"]);
+    team.set_account_secrets("default", &["x"]);
+    delivery.until_listed(&team, "default", &["x", "regcred"]);
+    delivery.until_copied(&team, "regcred", &payload("first"));
+    let theirs = json!({
+        "metadata": {"name": "theirs", "annotations": {"pullpass.dev/attached": "b.c/regcred"}},
+        "imagePullSecrets": [{"name": "regcred"}],
+    });
+    team.create_object("serviceaccounts", &theirs);
+    stop(&delivery);
+    let listed = ask(cluster, &delivery, &["cleanup"]);
+    let expected = json!([{"namespace": team.name, "service_account": "default",
+        "secrets": ["regcred"], "fate": "deletable", "reason": null}]);
+    assert_eq!(
+        listed.report["service_accounts"],
+        expected,
+        "{}",
+        listed.text()
+    );
+    delivery.until_listed(&team, "default", &["x", "regcred"]);
+
+    let done = ask(cluster, &delivery, &["cleanup", "--yes"]);
+    assert_eq!(done.code, Some(0), "{}", done.text());
+    assert_eq!(done.report["service_accounts"][0]["fate"], "deleted");
+    delivery.until_listed(&team, "default", &["x"]);
+    delivery.until_listed(&team, "theirs", &["regcred"]);
+    assert!(!exists(&team, "regcred"));
 }

@@ -20,8 +20,8 @@ use crate::status::sweep;
 ///
 /// While a controller is there that delivers, copies that its rules want are kept: it would put them back.
 ///
-/// Entries that pullpass appended to ServiceAccounts (rules with `serviceAccounts`) are listed and taken out with the copies:
-/// those that the annotation pullpass.dev/attached records for this installation, and no other.
+/// Entries that pullpass appended to ServiceAccounts (rules with `serviceAccounts`) are listed, and taken out with the
+/// copies: those that the annotation pullpass.dev/attached records for this installation, and no other.
 ///
 /// Beside each copy is the number of Pods of its namespace that name it. They go on running; what they pull after that, they
 /// pull without it.
@@ -33,7 +33,8 @@ use crate::status::sweep;
 /// After `helm uninstall` say --namespace, and --webhook-configuration where the release was not called pullpass.
 ///
 /// -o json and -o yaml print one object: namespace, release, instance, delivers, copies (namespace, secret, pods,
-/// fate: deletable, wanted, deleted or failed, reason), service_accounts (namespace, service_account, secrets, fate, reason), others (other installations and how many copies they have), unseen.
+/// fate: deletable, wanted, deleted or failed, reason), service_accounts (namespace, service_account, secrets, fate, reason),
+/// others (other installations and how many copies they have), unseen.
 ///
 /// Exit code 0 if no copy is left, 1 if some are, 2 if none may be deleted, or the API server cannot be asked.
 #[derive(Debug, Args)]

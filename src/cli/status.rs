@@ -22,13 +22,14 @@ use crate::status::{self, Facts, Scope, report};
 /// said. It changes nothing, and shows no password, token or user name.
 ///
 /// It reads the MutatingWebhookConfiguration; in pullpass's namespace Deployments and the ConfigMaps of rules and index;
-/// the Secrets that are sources; and in all namespaces, namespaces, the Secrets of the names that copies have, and Pods that
-/// are Pending.
+/// the Secrets that are sources; and in all namespaces, namespaces, the Secrets of the names that copies have, Pods that are
+/// Pending, and ServiceAccounts where secrets are attached to them.
 ///
 /// -o json and -o yaml print one object: namespace, release, instance, delivers, index_is_current, pull_secrets (name,
 /// secret_name, deliver, source: from, state, reason, fix, index: state, reason, registries, tokens: key, expires,
-/// is_expired, copies: present, missing, foreign, stale, each a list of namespaces), unwanted, without_key (rule, pattern,
-/// pull_secrets), restarts (namespace, pods, adds, fix), pods_unhelped, unseen (what, said, fix), findings.
+/// is_expired, copies: present, missing, foreign, stale, each a list of namespaces; accounts: attached, missing, each a
+/// list of NAMESPACE/NAME), unwanted, without_key (rule, pattern, pull_secrets), restarts (namespace, pods, adds, fix),
+/// pods_unhelped, unseen (what, said, fix), findings.
 ///
 /// Exit code 1 if there is something to do. 2 if the API server cannot be reached, or there are no rules.
 #[derive(Debug, Args)]

@@ -27,6 +27,7 @@ pub(super) fn check(facts: &Facts, now: SystemTime) -> Vec<Finding> {
     for secret in &report.pull_secrets {
         findings.extend(source(secret));
         findings.extend(copies(secret, facts));
+        findings.extend(accounts(secret, facts));
     }
     if report.index_is_current == Some(false) {
         let message = "the controller has not taken over the rules in the ConfigMap";
@@ -139,6 +140,16 @@ fn copies(secret: &PullSecretReport, facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::warning(CHECK, message, fix));
     }
     findings
+}
+
+fn accounts(secret: &PullSecretReport, facts: &Facts) -> Option<Finding> {
+    let missing = &secret.accounts.as_ref()?.missing;
+    let message = format!(
+        "pull secret {} is not attached to ServiceAccounts that should have it: {}",
+        secret.name,
+        first_few(missing)
+    );
+    (!missing.is_empty()).then(|| Finding::problem(CHECK, message, logs(facts)))
 }
 
 fn logs(facts: &Facts) -> String {

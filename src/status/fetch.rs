@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::ResourceExt;
 use kube::api::{ListParams, ObjectMeta};
 use serde::Deserialize;
@@ -13,11 +13,14 @@ use serde_json::Value;
 
 use super::facts::{Expiry, Facts, SourceFacts, Unseen, first_few};
 use super::pods::{FailingPod, pull_secrets};
+use crate::cluster::account;
 use crate::cluster::secret::view;
 use crate::credential::keyring::without_user_info;
 use crate::credential::{DockerConfig, Entry};
-use crate::delivery::state::{Namespace, Rules};
-use crate::delivery::{Instance, Observed, Plan, SecretView, SourceRef, SourceSecret, State};
+use crate::delivery::state::{Namespace, ObjectKey, Rules};
+use crate::delivery::{
+    Account, Instance, Observed, Plan, SecretView, SourceRef, SourceSecret, State,
+};
 use crate::index::IndexDocument;
 use crate::index::document::{INDEX_KEY, rules_hash};
 use crate::installation::{
@@ -186,6 +189,7 @@ pub async fn fetch(
     if looking.facts.delivers != Some(false) {
         looking.sources().await;
         looking.copies().await;
+        looking.accounts().await;
     }
     Ok(looking.facts)
 }
@@ -382,6 +386,37 @@ impl Looking<'_> {
         }
         self.facts.unseen.extend(Unseen::together("copies", denied));
     }
+
+    /// ServiceAccounts, where rules attach secrets to them.
+    async fn accounts(&mut self) {
+        if !self.facts.state.attaches() {
+            return;
+        }
+        (self.progress)("ServiceAccounts");
+        let accounts = read_accounts(self.server, &self.instance).await;
+        self.unseen(
+            "ServiceAccounts that secrets are attached to",
+            "list serviceaccounts -A",
+            &accounts,
+        );
+        if let Looked::Seen(accounts) = accounts {
+            self.facts.state.accounts.replace(accounts);
+        }
+    }
+}
+
+/// Every ServiceAccount, as far as `instance` looks at it.
+pub(super) async fn read_accounts(
+    server: &ApiServer,
+    instance: &Instance,
+) -> Looked<BTreeMap<ObjectKey, Account>> {
+    let mut accounts = BTreeMap::new();
+    let each = |object: ServiceAccount| {
+        accounts.insert(account::key(&object), account::read(&object, instance));
+    };
+    let all = ListParams::default();
+    let listed = server.each("/api/v1/serviceaccounts", &all, Reading::Whole, each);
+    listed.await.map(|()| accounts)
 }
 
 fn at_once<F: Future>(questions: impl Iterator<Item = F>) -> impl Stream<Item = F::Output> {

@@ -64,6 +64,10 @@ pub struct PullSecretReport {
     pub tokens: Vec<TokenReport>,
     /// Its copies; `None` where none are delivered, or they could not be compared.
     pub copies: Option<CopiesReport>,
+    /// ServiceAccounts that it is attached to, or should be; absent where there are none, or they could not be
+    /// seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<AccountsReport>,
 }
 
 /// A source.
@@ -128,6 +132,15 @@ pub struct CopiesReport {
     pub stale: Vec<String>,
 }
 
+/// ServiceAccounts by what is in their lists, as `namespace/name`, sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct AccountsReport {
+    /// The entry is there.
+    pub attached: Vec<String>,
+    /// It should be there and is not.
+    pub missing: Vec<String>,
+}
+
 /// A Secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Place {
@@ -141,10 +154,14 @@ pub struct Place {
 pub fn report(facts: &Facts, now: u64) -> Report {
     let names = &facts.names;
     let (mut copies, unwanted) = copies(facts);
+    let mut accounts = accounts(facts);
     let entries = facts.entries.iter();
     let entries = entries.filter_map(|&entry| facts.config.pull_secrets.get(entry));
     let pull_secrets: Vec<_> = entries
-        .map(|entry| facts.pull_secret(entry, copies.remove(&entry.name), now))
+        .map(|entry| PullSecretReport {
+            accounts: accounts.remove(&entry.name),
+            ..facts.pull_secret(entry, copies.remove(&entry.name), now)
+        })
         .collect();
     let snapshot = facts.snapshot();
     let mut restarts = restarts(&facts.pods, &snapshot, facts.webhook.as_ref());
@@ -195,6 +212,23 @@ fn copies(facts: &Facts) -> (BTreeMap<String, CopiesReport>, Vec<Place>) {
     (copies, unwanted)
 }
 
+/// By the entry's name.
+fn accounts(facts: &Facts) -> BTreeMap<String, AccountsReport> {
+    let mut reports: BTreeMap<String, AccountsReport> = BTreeMap::new();
+    for (key, account) in facts.state.accounts.known().into_iter().flatten() {
+        let place = || format!("{}/{}", key.0, key.1);
+        for (entry, wish) in facts.state.wishes(key).unwrap_or_default() {
+            let report = reports.entry(entry.name.to_string()).or_default();
+            if account.has(wish.name) {
+                report.attached.push(place());
+            } else if wish.is_due {
+                report.missing.push(place());
+            }
+        }
+    }
+    reports
+}
+
 impl Report {
     fn count(&self) -> usize {
         let secrets = self.pull_secrets.iter().map(PullSecretReport::findings);
@@ -217,7 +251,11 @@ impl PullSecretReport {
             let missing = if is_bad { &[][..] } else { &copies.missing };
             [missing, &copies.foreign, stale]
         });
-        usize::from(is_bad) + expired.count() + copies.filter(|list| !list.is_empty()).count()
+        let mut accounts = self.accounts.iter();
+        usize::from(is_bad)
+            + expired.count()
+            + copies.filter(|list| !list.is_empty()).count()
+            + usize::from(accounts.any(|accounts| !accounts.missing.is_empty()))
     }
 }
 
@@ -278,6 +316,7 @@ impl Facts {
             copies: self
                 .can_compare(entry, source.as_ref())
                 .then(|| copies.unwrap_or_default()),
+            accounts: None,
             source: self.source_report(entry, source.as_ref()),
             index: IndexReport::of(published),
         }

@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::ListParams;
 use serde::Deserialize;
 
 use super::cleanup::{AccountReport, Cleanup, Controller, Fate, PodCounts, Swept};
-use super::fetch::{ASKED_AT_ONCE, Bare, read_namespaces, read_rules};
-use crate::cluster::account;
+use super::fetch::{ASKED_AT_ONCE, Bare, read_accounts, read_namespaces, read_rules};
 use crate::delivery::copy::MANAGED_BY;
 use crate::delivery::state::ObjectKey;
 use crate::delivery::{Account, Instance};
@@ -123,16 +121,9 @@ async fn controller(server: &ApiServer, names: &Names) -> Result<Controller, Can
 
 /// ServiceAccounts to which an installation attached something.
 async fn attached(server: &ApiServer, instance: &Instance) -> Looked<Vec<(ObjectKey, Account)>> {
-    let mut attached = Vec::new();
-    let each = |object: ServiceAccount| {
-        let account = account::read(&object, instance);
-        if !account.ours().is_empty() {
-            attached.push((account::key(&object), account));
-        }
-    };
-    let all = ListParams::default();
-    let listed = server.each("/api/v1/serviceaccounts", &all, Reading::Whole, each);
-    listed.await.map(|()| attached)
+    let all = read_accounts(server, instance).await;
+    let is_attached = |(_, account): &(ObjectKey, Account)| !account.ours().is_empty();
+    all.map(|all| all.into_iter().filter(is_attached).collect())
 }
 
 /// How many Pods that have not ended name each Secret.

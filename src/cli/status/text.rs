@@ -5,7 +5,9 @@ use std::fmt::{self, Write};
 use clap::builder::styling::{AnsiColor, Style};
 
 use crate::cli::terminal::{printable, wrapped};
-use crate::status::report::{CopiesReport, IndexReport, PullSecretReport, SourceState};
+use crate::status::report::{
+    AccountsReport, CopiesReport, IndexReport, PullSecretReport, SourceState,
+};
 use crate::status::{Report, first_few};
 
 /// Renders a report, with a line break at the end.
@@ -101,10 +103,25 @@ impl Page {
                 &format!("{} {end} {}", token.key, token.expires),
             )?;
         }
-        match &secret.copies {
-            Some(copies) => self.copies(copies, secret, report),
+        if let Some(copies) = &secret.copies {
+            self.copies(copies, secret, report)?;
+        }
+        match &secret.accounts {
+            Some(accounts) => self.accounts(accounts, report),
             None => Ok(()),
         }
+    }
+
+    fn accounts(&mut self, accounts: &AccountsReport, report: &Report) -> fmt::Result {
+        let AccountsReport { attached, missing } = accounts;
+        let has = format!("{} have it", attached.len());
+        if missing.is_empty() {
+            return self.line("accounts", Mark::Good, &has);
+        }
+        let text = format!("{has}, {} do not", missing.len());
+        self.line("accounts", Mark::Bad, &text)?;
+        self.line("  missing", Mark::Plain, &first_few(missing))?;
+        self.fix(&doctor(report))
     }
 
     fn webhook(&mut self, index: &IndexReport) -> fmt::Result {

@@ -481,7 +481,21 @@ fn cleanup_attached(cluster: &Cluster) {
         "imagePullSecrets": [{"name": "regcred"}],
     });
     team.create_object("serviceaccounts", &theirs);
+    let attached = ["default", "theirs"].map(|name| format!("{}/{name}", team.name));
+    let expected = json!({"attached": attached, "missing": []});
+    until(
+        "all accounts are attached",
+        cluster,
+        &delivery,
+        &["status"],
+        |said| said.report["pull_secrets"][0]["accounts"] == expected,
+    );
     stop(&delivery);
+    team.set_account_secrets("default", &["x"]);
+    until("one is missing", cluster, &delivery, &["status"], |said| {
+        said.report["pull_secrets"][0]["accounts"]["missing"] == json!([attached[0]])
+    });
+    team.set_account_secrets("default", &["x", "regcred"]);
     let listed = ask(cluster, &delivery, &["cleanup"]);
     let expected = json!([{"namespace": team.name, "service_account": "default",
         "secrets": ["regcred"], "fate": "deletable", "reason": null}]);

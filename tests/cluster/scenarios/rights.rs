@@ -33,7 +33,7 @@ fn values(delivers: bool) -> Value {
     json!({
         "delivery": {"enabled": delivers},
         "rules": {"pullSecrets": [
-            {"name": "harbor"},
+            {"name": "harbor", "serviceAccounts": ["robot"]},
             {"name": "rare", "deliver": "OnDemand"},
             {
                 "name": "cloud",

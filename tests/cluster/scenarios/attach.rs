@@ -15,7 +15,8 @@ use crate::registry::ALPHA;
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.node("attach_scenario_37_daemon_set_of_the_system", daemon_set);
-    trials.api("attach_scenario_41_beside_a_patcher", beside_a_patcher);
+    // A ratio of times, which other trials beside it would move.
+    trials.alone("attach_scenario_41_beside_a_patcher", beside_a_patcher);
     trials.api(
         "attach_scenario_36_incident_12_all_accounts_and_later_ones",
         all_accounts,

@@ -187,7 +187,14 @@ impl Store {
             return (200, version);
         }
         let parts: Vec<&str> = path.split('/').collect();
-        let known = ["namespaces", "secrets", "configmaps", "pods", "deployments"];
+        let known = [
+            "namespaces",
+            "secrets",
+            "serviceaccounts",
+            "configmaps",
+            "pods",
+            "deployments",
+        ];
         let is_kind = |part: &str| known.contains(&part) || part.ends_with("configurations");
         let resource = parts.iter().rposition(|part| is_kind(part)).unwrap();
         let kind = parts[resource];

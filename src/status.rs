@@ -6,7 +6,7 @@
 //! ```
 //! `fetch` and `sweep` ask with the caller's rights, and what they may not see is said, not an error. The
 //! rest is pure. Of Secrets it keeps what [`crate::delivery`] keeps, and shows only names, keys and ends of
-//! tokens; nothing in it writes but [`sweep::delete`].
+//! tokens; nothing in it writes but [`sweep::clean`].
 
 pub mod cleanup;
 pub mod facts;

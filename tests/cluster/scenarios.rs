@@ -8,6 +8,7 @@ mod delivery;
 mod doctor;
 mod edits;
 mod failures;
+mod import;
 mod injection;
 mod install;
 mod lifecycle;
@@ -54,6 +55,7 @@ pub(crate) fn register(trials: &mut Trials) {
     delivery::register(trials);
     injection::register(trials);
     pods::register(trials);
+    import::register(trials);
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);

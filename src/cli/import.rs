@@ -117,8 +117,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<Outcome, CliError> {
     let written = match &args.out {
         Some(directory) if !import.secrets.is_empty() => {
             let secrets = manifest::to_yaml(&manifests(&import, args, None));
-            let values =
-                json!({"rules": {"pullSecrets": rules["pullSecrets"], "rules": rules["rules"]}});
+            let values = json!({"rules": {"pullSecrets": rules.get("pullSecrets"), "rules": rules.get("rules")}});
             let values = manifest::to_yaml(&[values]);
             write::all(directory, args.force, &secrets, &rules_text, &values)?
         }

@@ -64,12 +64,8 @@ fn check_no_password(text: &str, payloads: &[(String, String)]) {
 
 fn case(name: &str) {
     let file = format!("{CASES}/{name}.json");
-    // What hangs must not keep the test; what works is far from it.
-    let timeout = if name.ends_with("mistakes") {
-        "1"
-    } else {
-        "60"
-    };
+    // Nothing works there that a busy machine could make late.
+    let timeout = if name == "hanging_helper" { "1" } else { "60" };
     let args = [&*file, "--helper-timeout", timeout];
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().to_str().unwrap();

@@ -81,7 +81,7 @@ pub enum HelperError {
         error: ErrorKind,
     },
     /// It takes too long.
-    #[error("`{program}` gave no answer in {} seconds", limit.as_secs())]
+    #[error("`{program}` gave no answer within {} s", limit.as_secs())]
     TimedOut {
         /// The program.
         program: String,

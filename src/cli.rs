@@ -7,6 +7,7 @@ mod completion;
 mod controller;
 mod doctor;
 mod explain;
+mod import;
 mod input;
 mod kubelet;
 mod live;
@@ -25,6 +26,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use serde::Serialize;
 
 use self::terminal::is_styled;
+use crate::credential::DecodeError;
 use crate::manifest::{self, ManifestError};
 
 /// Gives every Pod the image pull secrets its images need.
@@ -43,6 +45,7 @@ enum Command {
     Mutate(mutate::MutateArgs),
     Explain(explain::ExplainArgs),
     Test(test::TestArgs),
+    Import(import::ImportArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
     Cleanup(cleanup::CleanupArgs),
@@ -109,6 +112,12 @@ enum CliError {
         column: u64,
         message: String,
     },
+    #[error("{}: {error}", path.display())]
+    Logins { path: PathBuf, error: DecodeError },
+    #[error("cannot write {}: {error}", path.display())]
+    WriteFile { path: PathBuf, error: io::Error },
+    #[error("{0}")]
+    Usage(&'static str),
     /// Errors of a rules text, rendered: they say `error` themselves.
     #[error("{0}")]
     Rules(String),
@@ -134,6 +143,7 @@ pub fn run() -> ExitCode {
         Command::Mutate(args) => mutate::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),

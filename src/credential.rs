@@ -3,7 +3,7 @@
 //!
 //! [`DockerConfig`] is what a payload decodes to; [`Keyring`] is the order and the match of its keys.
 //! The `go_*` files hold the habits of Go's standard library that the kubelet's answers rest on.
-//! This module must not know about rules, and no password may leave it in text form.
+//! This module must not know about rules, and no password may leave it but in a payload.
 
 pub mod docker_config;
 pub mod keyring;
@@ -12,5 +12,5 @@ mod go_glob;
 mod go_json;
 mod go_url;
 
-pub use docker_config::{DecodeError, DockerConfig, Entry, SecretType};
+pub use docker_config::{DecodeError, DockerConfig, Entry, Login, LoginFile, SecretType};
 pub use keyring::{Keyring, Lookup};

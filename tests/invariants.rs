@@ -8,9 +8,17 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground floor up; an import may only go to a lower floor.
 const FLOORS: &[&[&str]] = &[
-    &["image", "manifest", "pki", "metrics", "logging", "shutdown"],
+    &[
+        "image",
+        "manifest",
+        "pki",
+        "metrics",
+        "logging",
+        "shutdown",
+        "credential_helper",
+    ],
     &["credential"],
-    &["index"],
+    &["index", "import"],
     &["rules"],
     &["snapshot", "delivery"],
     &["admission", "cluster", "http"],
@@ -30,6 +38,7 @@ const PURE: &[&str] = &[
     "delivery",
     "admission",
     "manifest",
+    "import",
 ];
 
 struct SourceFile {

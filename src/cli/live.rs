@@ -64,7 +64,7 @@ impl Live {
     }
 }
 
-/// Runs a command that waits for the API server, and does little else.
+/// Runs a command that waits for the API server, or for other programs, and does little else.
 pub(super) fn run<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -7,10 +7,12 @@
 //! - One wrong value anywhere refuses the whole payload.
 //!
 //! Passwords live only while their entry is decoded: what is kept of them is whether they are empty,
-//! whether white space surrounds them, and when they end if they say so. This file must not know how keys match images.
+//! whether white space surrounds them, and when they end if they say so. Only a [`Login`] has one for longer, and gives it
+//! to nothing but another payload. This file must not know how keys match images.
 
 mod auth_field;
 mod error;
+mod login;
 mod token;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ pub use error::redacted;
 pub use super::go_json::{JsonKind, JsonProblem};
 pub use auth_field::AuthProblem;
 pub use error::{DecodeError, Position};
+pub use login::{Login, LoginFile, payload};
 
 /// Which of the two Secret types a payload comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,10 +135,7 @@ impl DockerConfig {
     pub fn decode(kind: SecretType, payload: &[u8]) -> Result<Self, DecodeError> {
         let mut auths = BTreeMap::new();
         if !payload.is_empty() {
-            go_json::validate(payload).map_err(|error| DecodeError::NotJson {
-                position: Position::new(payload, error.at),
-                problem: error.problem,
-            })?;
+            validate(payload)?;
             let mut decoder = Decoder {
                 payload,
                 auths: &mut auths,
@@ -167,11 +167,11 @@ type Decoded<T = ()> = Result<T, DecodeError>;
 
 impl Decoder<'_> {
     fn document(&mut self, reader: &mut Reader<'_>) -> Decoded {
-        self.object(reader, "the document", |decoder, reader, name| {
+        read_object(self.payload, reader, "the document", |reader, name| {
             if go_json::is_field(&name, "auths") {
-                decoder.auths(reader, "`auths`")
+                self.auths(reader, "`auths`")
             } else if go_json::is_field(&name, "HttpHeaders") {
-                decoder.headers(reader)
+                self.headers(reader)
             } else {
                 reader.skip();
                 Ok(())
@@ -181,9 +181,10 @@ impl Decoder<'_> {
     }
 
     fn auths(&mut self, reader: &mut Reader<'_>, what: &'static str) -> Decoded {
-        let is_null = self.object(reader, what, |decoder, reader, registry| {
-            let entry = decoder.entry(reader, registry)?;
-            decoder.auths.insert(entry.key.clone(), entry);
+        let is_null = read_object(self.payload, reader, what, |reader, registry| {
+            let fields = read_entry(self.payload, reader, &registry)?;
+            let entry = fields.into_entry(registry);
+            self.auths.insert(entry.key.clone(), entry);
             Ok(())
         })?;
         if is_null {
@@ -193,91 +194,98 @@ impl Decoder<'_> {
     }
 
     fn headers(&mut self, reader: &mut Reader<'_>) -> Decoded {
-        self.object(reader, "`HttpHeaders`", |decoder, reader, _| {
-            let (found, at) = reader.kind();
-            reader.skip();
-            match found {
-                JsonKind::String | JsonKind::Null => Ok(()),
-                _ => Err(DecodeError::WrongType {
-                    what: "each of `HttpHeaders`",
-                    expected: JsonKind::String,
-                    found,
-                    position: decoder.position(at),
-                }),
-            }
+        read_object(self.payload, reader, "`HttpHeaders`", |reader, _| {
+            read_string(self.payload, reader, "each of `HttpHeaders`").map(drop)
         })
         .map(drop)
     }
+}
 
-    /// Reads an object or `null`; tells whether it was `null`.
-    fn object(
-        &mut self,
-        reader: &mut Reader<'_>,
-        what: &'static str,
-        mut field: impl FnMut(&mut Self, &mut Reader<'_>, String) -> Decoded,
-    ) -> Decoded<bool> {
-        match reader.kind() {
-            (JsonKind::Object, _) => {
-                reader.object(|reader, name| field(self, reader, name))?;
-                Ok(false)
-            }
-            (JsonKind::Null, _) => {
-                reader.skip();
-                Ok(true)
-            }
-            (found, at) => Err(DecodeError::WrongType {
-                what,
-                expected: JsonKind::Object,
+fn validate(payload: &[u8]) -> Decoded {
+    go_json::validate(payload).map_err(|error| DecodeError::NotJson {
+        position: Position::new(payload, error.at),
+        problem: error.problem,
+    })
+}
+
+/// Reads an object or `null`; tells whether it was `null`.
+fn read_object(
+    payload: &[u8],
+    reader: &mut Reader<'_>,
+    what: &'static str,
+    field: impl FnMut(&mut Reader<'_>, String) -> Decoded,
+) -> Decoded<bool> {
+    match reader.kind() {
+        (JsonKind::Object, _) => {
+            reader.object(field)?;
+            Ok(false)
+        }
+        (JsonKind::Null, _) => {
+            reader.skip();
+            Ok(true)
+        }
+        (found, at) => Err(DecodeError::WrongType {
+            what,
+            expected: JsonKind::Object,
+            found,
+            position: Position::new(payload, at),
+        }),
+    }
+}
+
+/// Reads a string, or `null` as an empty one.
+fn read_string(payload: &[u8], reader: &mut Reader<'_>, what: &'static str) -> Decoded<String> {
+    match reader.kind() {
+        (JsonKind::String, _) => Ok(reader.string()),
+        (JsonKind::Null, _) => {
+            reader.skip();
+            Ok(String::new())
+        }
+        (found, at) => Err(DecodeError::WrongType {
+            what,
+            expected: JsonKind::String,
+            found,
+            position: Position::new(payload, at),
+        }),
+    }
+}
+
+/// Reads what stands under the registry `key`.
+fn read_entry(payload: &[u8], reader: &mut Reader<'_>, key: &str) -> Decoded<Fields> {
+    let (found, at) = reader.kind();
+    let position = |at| Position::new(payload, at);
+    let mut fields = Fields::default();
+    match found {
+        JsonKind::Object => {
+            reader.object(|reader, name| {
+                fields
+                    .read(reader, &name)
+                    .map_err(|wrong| DecodeError::WrongFieldType {
+                        registry: redacted(key),
+                        field: wrong.field,
+                        found: wrong.found,
+                        position: position(wrong.at),
+                    })
+            })?;
+        }
+        JsonKind::Null => reader.skip(),
+        _ => {
+            return Err(DecodeError::BadEntry {
+                registry: redacted(key),
                 found,
-                position: self.position(at),
-            }),
+                position: position(at),
+            });
         }
     }
-
-    fn entry(&self, reader: &mut Reader<'_>, key: String) -> Decoded<Entry> {
-        let (found, at) = reader.kind();
-        let mut fields = Fields::default();
-        match found {
-            JsonKind::Object => {
-                reader.object(|reader, name| {
-                    fields
-                        .read(reader, &name)
-                        .map_err(|wrong| DecodeError::WrongFieldType {
-                            registry: redacted(&key),
-                            field: wrong.field,
-                            found: wrong.found,
-                            position: self.position(wrong.at),
-                        })
-                })?;
-            }
-            JsonKind::Null => reader.skip(),
-            _ => {
-                return Err(DecodeError::BadEntry {
-                    registry: redacted(&key),
-                    found,
-                    position: self.position(at),
-                });
-            }
-        }
-        if fields.auth.is_empty() {
-            return Ok(fields.into_entry(key));
-        }
-        match decode_auth(&fields.auth) {
-            Ok((username, password)) => {
-                (fields.username, fields.password) = (username, password);
-                Ok(fields.into_entry(key))
-            }
-            Err(problem) => Err(DecodeError::BadAuth {
-                registry: redacted(&key),
-                problem,
-                position: self.position(at),
-            }),
-        }
+    if !fields.auth.is_empty() {
+        let decoded = decode_auth(&fields.auth).map_err(|problem| DecodeError::BadAuth {
+            registry: redacted(key),
+            problem,
+            position: position(at),
+        });
+        (fields.username, fields.password) = decoded?;
     }
-
-    fn position(&self, at: usize) -> Position {
-        Position::new(self.payload, at)
-    }
+    Ok(fields)
 }
 
 /// An entry while it is read. Later fields win over earlier ones; `null` changes nothing.

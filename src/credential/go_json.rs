@@ -45,7 +45,8 @@ impl std::fmt::Display for JsonKind {
 }
 
 /// Walks over text that [`validate`] has accepted; what it does on other text is unspecified, but it
-/// ends and does not panic.
+/// ends and does not panic. A clone looks ahead.
+#[derive(Clone)]
 pub(super) struct Reader<'a> {
     scanner: Scanner<'a>,
 }

@@ -3,6 +3,7 @@
 
 mod commands;
 mod fixtures;
+mod import;
 mod live;
 
 use std::io::Write as _;

@@ -12,6 +12,7 @@ mod edits;
 mod failures;
 mod faults;
 mod footprint;
+mod import;
 mod injection;
 mod install;
 mod lifecycle;
@@ -72,6 +73,7 @@ pub(crate) fn register(trials: &mut Trials) {
     migration::register(trials);
     injection::register(trials);
     pods::register(trials);
+    import::register(trials);
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);

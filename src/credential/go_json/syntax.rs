@@ -74,6 +74,7 @@ pub(super) enum Bracket {
 }
 
 /// A cursor; after an error, `at` is the offending byte.
+#[derive(Clone)]
 pub(super) struct Scanner<'a> {
     pub(super) text: &'a [u8],
     pub(super) at: usize,

@@ -32,6 +32,7 @@ const ELSEWHERE: &[&str] = &[
     "make demo",
     "make test",
     "cargo run -q -- mutate ",
+    "pullpass import",
     "pullpass webhook --rules examples/rules.yaml ",
 ];
 

@@ -130,10 +130,13 @@ fn pull(cluster: &Cluster) {
     }
     let injection = Injection::covering(cluster, &secrets);
     let namespace = injection.namespace("import");
-    for (index, image) in images.iter().enumerate() {
+    for (index, (image, (host, ..))) in images.iter().zip(registries).enumerate() {
         let name = format!("pod-{index}");
         namespace.create_object("pods", &pod(&name, &[("app", image)]));
-        let expected = name_of(&secrets[index]);
+        let expected = match host {
+            "docker.io" => "docker-hub",
+            host => host,
+        };
         assert_eq!(pull_secrets_of(&namespace.running(&name)), [expected]);
     }
 }

@@ -70,6 +70,8 @@ pub struct Report {
     pub reason: Reason,
     /// Rules that added a secret (Enforce) or would have (Shadow).
     pub injections: SmallVec<[(RuleId, Mode); 8]>,
+    /// [`Warning::kind`] of each warning.
+    pub warnings: SmallVec<[&'static str; 4]>,
     /// Image references that the kubelet will refuse as `InvalidImageName`.
     pub images_unparsable: u32,
     /// More secrets might have been added if the labels of the namespace were known.
@@ -81,6 +83,7 @@ impl Report {
         Self {
             reason: decision.reason,
             injections: decision.rules.clone(),
+            warnings: decision.warnings.iter().map(Warning::kind).collect(),
             images_unparsable: decision.images_unparsable,
             lacks_labels: decision.lacks_labels,
         }

@@ -36,6 +36,7 @@ const DURATION_BUCKETS: [f64; 14] = [
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
+    warnings: IntCounterVec,
     injections: IntCounterVec,
     certificate_not_after: GaugeVec,
     watches: Watches,
@@ -94,6 +95,11 @@ impl Metrics {
                 "Requests on the admission path, by what became of them",
                 &["outcome", "reason"],
             )?,
+            warnings: counters(
+                "pullpass_admission_warnings_total",
+                "Warnings to whoever creates a Pod, by what is wrong with a pull secret",
+                &["kind"],
+            )?,
             injections: counters(
                 "pullpass_injections_total",
                 "Pods to which a rule added pull secrets (Enforce) or would have (Shadow)",
@@ -110,16 +116,7 @@ impl Metrics {
                 )?,
             )?,
             watches: Watches::register(&registry)?,
-            admission_duration: register(
-                &registry,
-                Histogram::with_opts(
-                    HistogramOpts::new(
-                        "pullpass_admission_duration_seconds",
-                        "From the head of a request to its answer, reading the body included",
-                    )
-                    .buckets(DURATION_BUCKETS.to_vec()),
-                )?,
-            )?,
+            admission_duration: register(&registry, admission_duration()?)?,
             images_unparsable: counter(
                 "pullpass_images_unparsable_total",
                 "Image references that the kubelet refuses as InvalidImageName",
@@ -153,6 +150,11 @@ impl Metrics {
     /// The counter of requests with this outcome and reason. Take it once, not per request.
     pub fn requests(&self, outcome: &str, reason: &str) -> IntCounter {
         self.requests.with_label_values(&[outcome, reason])
+    }
+
+    /// The counter of warnings of this kind. Take it once, not per request.
+    pub fn warnings(&self, kind: &str) -> IntCounter {
+        self.warnings.with_label_values(&[kind])
     }
 
     /// The counters of a newly loaded list of rules, `(name, mode)` in order. Series of rules that
@@ -247,6 +249,12 @@ fn build_info() -> prometheus::Result<IntGaugeVec> {
     let build = IntGaugeVec::new(Opts::new("pullpass_build_info", help), &["version"])?;
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     Ok(build)
+}
+
+fn admission_duration() -> prometheus::Result<Histogram> {
+    let help = "From the head of a request to its answer, reading the body included";
+    let opts = HistogramOpts::new("pullpass_admission_duration_seconds", help);
+    Histogram::with_opts(opts.buckets(DURATION_BUCKETS.to_vec()))
 }
 
 fn register<C>(registry: &Registry, collector: C) -> prometheus::Result<C>

@@ -94,6 +94,7 @@ fn patch() -> Answer {
         report: Report {
             reason: Reason::Injected,
             injections: SmallVec::new(),
+            warnings: SmallVec::new(),
             images_unparsable: 0,
             lacks_labels: false,
         },

@@ -148,6 +148,28 @@ impl<'s> Warning<'s> {
     /// Longest text, in characters: what the API conventions advise for one warning.
     pub const CHARACTERS_MAX: usize = 120;
 
+    /// Every value of [`Self::kind`], so that each series exists from the start.
+    pub const KINDS: [&'static str; 6] = [
+        "unusable",
+        "undecodable_here",
+        "stale",
+        "not_permitted",
+        "no_key",
+        "strict_service_account",
+    ];
+
+    /// Label value `kind` of `pullpass_admission_warnings_total`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unusable(_) => "unusable",
+            Self::UndecodableHere(_) => "undecodable_here",
+            Self::Stale(_) => "stale",
+            Self::NotPermitted(_) => "not_permitted",
+            Self::NoKey { .. } => "no_key",
+            Self::StrictServiceAccount => "strict_service_account",
+        }
+    }
+
     /// What the user can do about a verdict on the Secret `name`, if anything.
     fn of(verdict: Verdict, name: &'s str) -> Option<Self> {
         match verdict {

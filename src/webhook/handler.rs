@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Level;
 
 use super::serving::{Serving, ServingStore};
-use crate::admission::{Answer, Reason, Report, Review, ReviewError};
+use crate::admission::{Answer, Reason, Report, Review, ReviewError, Warning};
 use crate::http::limits::{
     BODY_RESERVE_BYTES_MAX, BODY_SHARE_BYTES, Limits, NAMESPACE_WAIT_MAX, QUEUE_PART_OF_TIMEOUT,
     REFUSED_BODY_BYTES_MAX, REQUEST_TIMEOUT_DEFAULT, REQUEST_TIMEOUT_MAX,
@@ -53,6 +53,7 @@ pub struct Handler {
     metrics: Arc<Metrics>,
     reasons: Vec<(Reason, IntCounter)>,
     refusals: Vec<(&'static str, IntCounter)>,
+    warnings: Vec<(&'static str, IntCounter)>,
 }
 
 /// Why a request got no AdmissionReview back.
@@ -150,6 +151,7 @@ impl Handler {
             let counter = metrics.requests(reason.outcome(), reason.as_str());
             (*reason, counter)
         });
+        let warnings = Warning::KINDS.map(|kind| (kind, metrics.warnings(kind)));
         let refusals = Refusal::REASONS.map(|reason| (reason, metrics.requests("refused", reason)));
         Self {
             admit,
@@ -159,6 +161,7 @@ impl Handler {
             limits,
             reasons: reasons.collect(),
             refusals: refusals.to_vec(),
+            warnings: warnings.to_vec(),
             metrics,
         }
     }
@@ -315,6 +318,9 @@ impl Handler {
         count(&self.reasons, &report.reason);
         for (rule, _) in &report.injections {
             serving.injections.count(rule.0 as usize);
+        }
+        for kind in &report.warnings {
+            count(&self.warnings, kind);
         }
         let unparsable = u64::from(report.images_unparsable);
         self.metrics.images_unparsable.inc_by(unparsable);

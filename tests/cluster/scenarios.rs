@@ -53,7 +53,9 @@ pub(crate) fn register(trials: &mut Trials) {
             lifecycle::register(trials);
             install::register(trials);
             documentation::register(trials);
-            return load::register(trials);
+            load::register(trials);
+            // At the end, because it changes the ServiceAccounts of every namespace.
+            return migration::register(trials);
         }
         Ok("soak") => return load::register_soak(trials),
         Ok("bench") => {
@@ -70,7 +72,6 @@ pub(crate) fn register(trials: &mut Trials) {
     sources::register(trials);
     footprint::register(trials);
     attach::register(trials);
-    migration::register(trials);
     injection::register(trials);
     pods::register(trials);
     import::register(trials);

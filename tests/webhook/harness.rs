@@ -153,6 +153,7 @@ pub(crate) fn null(_: &[u8], _: &Snapshot) -> Result<Answer, ReviewError> {
         report: Report {
             reason: Reason::NoRuleMatched,
             injections: Default::default(),
+            warnings: Default::default(),
             images_unparsable: 0,
             lacks_labels: false,
         },

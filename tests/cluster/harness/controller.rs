@@ -57,11 +57,6 @@ impl<'a> Installation<'a> {
         installation
     }
 
-    /// One that somebody else made in this namespace, which is called as its webhook configuration.
-    pub(crate) fn existing(cluster: &'a Cluster, namespace: Namespace<'a>) -> Self {
-        Self { namespace, cluster }
-    }
-
     /// What the chart adds for delivery: Secrets of these names may be copied.
     pub(crate) fn grant_delivery(&self, secret_names: &[&str]) {
         let role = json!([

@@ -1,7 +1,8 @@
 //! docs/migration.md, word for word, on a cluster with what each tool leaves behind.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base64::Engine as _;
@@ -9,23 +10,19 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
-use crate::harness::controller::Installation;
 use crate::harness::delivery::{listed, secret, set_payload};
 use crate::harness::namespace::{Namespace, docker_config, pod, pull_secrets_of};
 use crate::harness::tier::tools;
 use crate::harness::trials::Trials;
-use crate::harness::wait::{HAPPY, wait_for};
-use crate::harness::webhook::{Pullpass, Reach, Registration};
+use crate::harness::wait::{HAPPY, ONE_BACK_OFF, wait_for};
 use crate::registry::{ALPHA, BETA};
 
 pub(crate) fn register(trials: &mut Trials) {
     // Its rules are for every namespace of the cluster.
-    trials.alone(
-        "attach_scenario_39_incident_35_migration_as_documented",
-        migration,
-    );
+    trials.alone("scenario_39_incident_35_migration_as_documented", migration);
 }
 
+const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 const PAGE: &str = include_str!("../../../docs/migration.md");
 /// What the page calls the copies.
 const NAME: &str = "image-pull-secret";
@@ -158,9 +155,8 @@ fn make_tools(cluster: &Cluster) {
 }
 
 /// A namespace with a copy, entries, and a Pod that runs by them. Gives the namespace, the copy and the Pod.
-fn make_team<'a>(cluster: &'a Cluster, group: &str, tool: &Tool) -> (Namespace<'a>, Value, Value) {
-    let labels = json!({"pullpass-test": group});
-    let namespace = Namespace::create_labelled(cluster, tool.namespace, &labels);
+fn make_team<'a>(cluster: &'a Cluster, tool: &Tool) -> (Namespace<'a>, Value, Value) {
+    let namespace = Namespace::create_labelled(cluster, tool.namespace, &json!({}));
     let copy = namespace.create_object("secrets", &tool.copy);
     let image = cluster.registries().fresh(ALPHA.host, "migration/before");
     let mut before = pod("before", &[("app", &image)]);
@@ -175,23 +171,8 @@ fn make_team<'a>(cluster: &'a Cluster, group: &str, tool: &Tool) -> (Namespace<'
     (namespace, copy, before)
 }
 
-/// Runs a command of the page as a person would; what Helm would install is what the chart renders, with
-/// the programs as processes, since their image is another tier's.
+/// Runs a command of the page as a person would.
 fn run(cluster: &Cluster, directory: &Path, command: &str) {
-    if let Some(arguments) = command.strip_prefix("helm install pullpass charts/pullpass ") {
-        assert_eq!(
-            arguments,
-            "--namespace pullpass --values values.yaml --wait"
-        );
-        let values = fs::read_to_string(directory.join("values.yaml")).expect("we wrote it");
-        let shown = ["rules", "rbac-controller", "admission-policy"];
-        let shown = shown.map(|name| format!("--show-only=templates/{name}.yaml"));
-        let mut arguments = vec!["template", "pullpass", "CHART", "--values=-"];
-        arguments.extend(shown.iter().map(String::as_str));
-        let objects = cluster.helm.run("pullpass", &arguments, &values);
-        cluster.kubectl.run(&["apply", "--filename=-"], &objects);
-        return;
-    }
     let path = std::env::var("PATH").unwrap_or_default();
     let output = Command::new("bash")
         .args(["-euo", "pipefail", "-c", command])
@@ -204,27 +185,29 @@ fn run(cluster: &Cluster, directory: &Path, command: &str) {
     assert!(output.status.success(), "{command}: {said}");
 }
 
-fn migration(cluster: &Cluster) {
-    let group = cluster.unique("migration");
-    make_tools(cluster);
-    let teams = tools_before().map(|tool| make_team(cluster, &group, &tool));
+/// A checkout of the repository, with the values of the page and the image under test.
+fn checkout(cluster: &Cluster) -> PathBuf {
     let directory = cluster.directory("migration");
+    let charts = Path::new(REPOSITORY).join("charts");
+    symlink(charts, directory.join("charts")).expect("it is empty");
     let [values] = blocks("yaml").try_into().expect("one block of values");
+    let image = cluster.image();
+    let image = json!({"repository": image.repository, "digest": image.digest});
+    let values = format!("image: {image}\n{values}");
     fs::write(directory.join("values.yaml"), values).expect("the directory is ours");
+    directory
+}
+
+fn migration(cluster: &Cluster) {
+    make_tools(cluster);
+    let teams = tools_before().map(|tool| make_team(cluster, &tool));
+    let directory = checkout(cluster);
     let commands = commands();
     let is_install = |command: &String| command.starts_with("helm install");
     let install = commands.iter().position(is_install).expect("it is there");
     for command in &commands[..=install] {
         run(cluster, &directory, command);
     }
-    let own = Namespace::existing(cluster, "pullpass");
-    let installation = Installation::existing(cluster, own);
-    let _controller = installation.controller(&["--delivery", "--certificates", "none"]);
-    let own = &installation.namespace;
-    let webhook = Pullpass::following(cluster, own, &cluster.plane.kubeconfig);
-    webhook.until_ready();
-    Registration::pullpass(&group, Reach::Url(webhook.url())).create(cluster);
-
     let ours = |namespace: &Namespace<'_>| {
         wait_for("the copy is ours", HAPPY, || {
             let copy = namespace.get("secrets", NAME)?;
@@ -246,7 +229,7 @@ fn migration(cluster: &Cluster) {
     for command in &commands[install + 1..] {
         run(cluster, &directory, command);
     }
-    let fresh = Namespace::create_labelled(cluster, "team-new", &json!({"pullpass-test": group}));
+    let fresh = Namespace::create_labelled(cluster, "team-new", &json!({}));
     ours(&fresh);
     let namespaces = teams
         .iter()
@@ -258,7 +241,7 @@ fn migration(cluster: &Cluster) {
 
     // They are pullpass's to keep: another login in the source is in every copy.
     let more = docker_config(&[ALPHA.entry(), BETA.entry()]).to_string();
-    set_payload(own, NAME, &more);
+    set_payload(&Namespace::existing(cluster, "pullpass"), NAME, &more);
     for namespace in namespaces {
         wait_for("the copy follows", HAPPY, || {
             let copy = namespace.get("secrets", NAME)?;
@@ -273,7 +256,25 @@ fn migration(cluster: &Cluster) {
         assert_eq!(now["status"]["phase"], "Running");
         assert_eq!(now["status"]["containerStatuses"][0]["restartCount"], 0);
     }
-    entries(&teams.map(|(namespace, ..)| namespace), &fresh);
+    let teams = teams.map(|(namespace, ..)| namespace);
+    entries(&teams, &fresh);
+    back(cluster, &directory, &teams);
+}
+
+/// Uninstalled, it leaves copies and entries where they are.
+fn back(cluster: &Cluster, directory: &Path, teams: &[Namespace<'_>]) {
+    let uninstall = "helm uninstall pullpass -n pullpass";
+    assert!(PAGE.contains(uninstall));
+    run(cluster, directory, uninstall);
+    wait_for("the controller is gone", ONE_BACK_OFF, || {
+        let pods = Namespace::existing(cluster, "pullpass").list("pods", "")?;
+        pods.is_empty()
+            .then_some(())
+            .ok_or_else(|| format!("{pods:?}"))
+    });
+    for namespace in teams {
+        new_pod_pulls(cluster, namespace, BETA.host, "back");
+    }
 }
 
 /// A Pod with an image that no node has seen.

@@ -256,6 +256,8 @@ fn without_key(cluster: &Cluster) {
     let warnings = warnings.expect("the Pod is taken");
     let expected = "pull secret \"regcred\" has no key for registry.internal.example.com";
     assert!(warnings.contains(expected), "{warnings}");
+    let counted = "pullpass_admission_warnings_total{kind=\"no_key\"}";
+    assert!(product.webhook.metric(counted) >= 1.0, "{warnings}");
     wait_for("status says it", HAPPY, || {
         let said = status::ask(cluster, delivery, &["status"]);
         let expected = json!([{

@@ -148,7 +148,8 @@ impl ApiServer {
         }
     }
 
-    /// Those of the release that hold our webhook: by name, or found by label.
+    /// Those of the release that hold our webhook: by name, or found by label. One whose Service is in
+    /// another namespace than the chosen one is another installation's.
     async fn configurations(&self, chosen: &Chosen) -> Looked<Vec<MutatingWebhookConfiguration>> {
         let api: Api<MutatingWebhookConfiguration> = Api::all(self.client());
         let found = match chosen.configuration.as_deref() {
@@ -166,8 +167,16 @@ impl ApiServer {
                 }
             }
         };
+        let is_meant =
+            |object: &MutatingWebhookConfiguration| match webhook_of(object).map(Target::of) {
+                Some(Target::Service { namespace, .. }) if chosen.configuration.is_none() => chosen
+                    .namespace
+                    .as_ref()
+                    .is_none_or(|chosen| *chosen == namespace),
+                target => target.is_some(),
+            };
         found.map(|mut all| {
-            all.retain(|configuration| webhook_of(configuration).is_some());
+            all.retain(is_meant);
             all
         })
     }

@@ -12,6 +12,7 @@ use super::control_plane::free_address;
 use super::namespace::Namespace;
 use super::process::Process;
 use super::sandbox;
+use super::wait::{ONE_BACK_OFF, wait_for};
 use super::webhook::{WEBHOOK, probe};
 
 const ACCOUNT: &str = "pullpass-controller";
@@ -312,6 +313,15 @@ impl Controller {
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         self.process.output()
+    }
+
+    /// Waits until it leads.
+    #[track_caller]
+    pub(crate) fn until_leading(&self) {
+        wait_for("it leads", ONE_BACK_OFF, || {
+            let leads = self.metric("pullpass_leader");
+            (leads == 1.0).then_some(()).ok_or_else(|| self.log())
+        });
     }
 
     /// Asks it to end, as a kubelet does.

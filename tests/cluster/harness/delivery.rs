@@ -74,6 +74,8 @@ impl<'a> Delivery<'a> {
         let patched = installation.namespace.merge("configmaps", RULES, &patch);
         patched.expect("the ConfigMap is there");
         let controller = installation.controller_at(api, DELIVERS);
+        // Or it would only stand in, and be cut off in a write when it is elected.
+        controller.until_leading();
         Self {
             installation,
             controller,

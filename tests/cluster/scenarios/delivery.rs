@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::status;
 use crate::harness::cluster::Cluster;
-use crate::harness::controller::{Controller, INDEX, RULES};
+use crate::harness::controller::{INDEX, RULES};
 use crate::harness::delivery::{Delivery, Product, at_once, payload, secret, set_payload};
 use crate::harness::namespace::{Namespace, docker_config, pod, pull_secrets_of};
 use crate::harness::trials::Trials;
@@ -269,7 +269,6 @@ fn leader_killed(cluster: &Cluster) {
     const COPIES: &str = "pullpass_writes_total{object=\"copy\"}";
     let trial = FirstPods::start(cluster, "Always");
     let leader = &trial.product.delivery.controller;
-    until_leading(leader);
     let next = trial.product.delivery.next_controller();
     wait_for("the next one knows what there is", HAPPY, || {
         let log = next.log();
@@ -301,7 +300,7 @@ fn leader_killed(cluster: &Cluster) {
         "leader killed: {failed} of {NAMESPACES} first Pods failed a pull; {stood_in} copies by who stood in"
     );
     assert!(stood_in > 0.0, "then nobody was needed");
-    until_leading(&next);
+    next.until_leading();
 }
 
 fn on_demand(cluster: &Cluster) {
@@ -942,16 +941,8 @@ fn refused(cluster: &Cluster) {
     assert_eq!(delivery.installation.events("CopyRefused").len(), 1);
 }
 
-pub(super) fn until_leading(controller: &Controller) {
-    wait_for("it leads", ONE_BACK_OFF, || {
-        let leads = controller.metric("pullpass_leader");
-        (leads == 1.0).then_some(()).ok_or_else(|| controller.log())
-    });
-}
-
 fn leaders(cluster: &Cluster) {
     let delivery = Delivery::of_regcred(cluster);
-    until_leading(&delivery.controller);
     let next = delivery.next_controller();
     let made: Vec<_> = (0..3).map(|n| delivery.namespace(&n.to_string())).collect();
     let until_copied = |namespace: &Namespace<'_>, password: &str| {
@@ -966,7 +957,7 @@ fn leaders(cluster: &Cluster) {
         .get("configmaps", INDEX)
         .expect("it is published");
     delivery.controller.terminate();
-    until_leading(&next);
+    next.until_leading();
     // If the first one was slow, it has stood in.
     let copies = || next.metric("pullpass_writes_total{object=\"copy\"}");
     let stood_in = copies();

@@ -5,8 +5,6 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::delivery::until_leading;
-use crate::harness::api::Api;
 use crate::harness::cluster::Cluster;
 use crate::harness::controller::LEASE;
 use crate::harness::delivery::{DELIVERS, Delivery, at_once, payload, secret};
@@ -53,13 +51,6 @@ fn version(object: &Value) -> String {
     object["metadata"]["resourceVersion"].to_string()
 }
 
-/// A delivery of `regcred` by way of this API server, whose controller leads: it counts its writes.
-fn leading<'a>(cluster: &'a Cluster, api: &Api) -> Delivery<'a> {
-    let delivery = Delivery::of_regcred_at(cluster, api);
-    until_leading(&delivery.controller);
-    delivery
-}
-
 /// Makes so many namespaces in one go.
 fn namespaces<'a>(delivery: &Delivery<'a>, prefix: &str) -> Vec<Namespace<'a>> {
     at_once(NAMESPACES, |index| {
@@ -91,7 +82,7 @@ fn gone(cluster: &Cluster) {
             _ => expired_watch(),
         })
     });
-    let delivery = leading(cluster, gateway.api());
+    let delivery = Delivery::of_regcred_at(cluster, gateway.api());
     let made = namespaces(&delivery, "gone");
     until_all_hold(&delivery, &made, "first");
     delivery.change_source("regcred", &payload("second"));
@@ -119,7 +110,7 @@ fn gone(cluster: &Cluster) {
 /// Both ends believe that their connection is fine, and nothing comes through any more.
 fn cut(cluster: &Cluster) {
     let gateway = Gateway::start(cluster, |_, _| None);
-    let delivery = leading(cluster, gateway.api());
+    let delivery = Delivery::of_regcred_at(cluster, gateway.api());
     let before = namespaces(&delivery, "before");
     until_all_hold(&delivery, &before, "first");
     gateway.cut();
@@ -161,7 +152,7 @@ fn cut(cluster: &Cluster) {
 /// Whatever was made, changed and deleted while its API server was away is made up for.
 fn restarted(cluster: &Cluster) {
     let (process, api) = cluster.another_api_server();
-    let delivery = leading(cluster, &api);
+    let delivery = Delivery::of_regcred_at(cluster, &api);
     let before = namespaces(&delivery, "before");
     until_all_hold(&delivery, &before, "first");
     drop(process);
@@ -191,7 +182,7 @@ fn too_many_requests(cluster: &Cluster) {
     let gateway = Gateway::start(cluster, |_, before| {
         (before < TIMES).then(|| refusal(429, "TooManyRequests", "Retry-After: 1\r\n"))
     });
-    let delivery = leading(cluster, gateway.api());
+    let delivery = Delivery::of_regcred_at(cluster, gateway.api());
     let made = namespaces(&delivery, "storm");
     until_all_hold(&delivery, &made, "first");
     let prefix = format!("/api/v1/namespaces/{}", delivery.name_of("storm"));
@@ -206,11 +197,11 @@ fn too_many_requests(cluster: &Cluster) {
 /// Two that both believe to lead, as after a Lease was taken from one that did not notice.
 fn two_leaders(cluster: &Cluster) {
     const OTHER_LEASE: &str = "split";
-    let delivery = leading(cluster, &cluster.api);
+    let delivery = Delivery::of_regcred_at(cluster, &cluster.api);
     delivery.installation.grant_lease(OTHER_LEASE);
     let arguments = [DELIVERS, &["--lease", OTHER_LEASE]].concat();
     let other = delivery.installation.controller(&arguments);
-    until_leading(&other);
+    other.until_leading();
     delivery.until_indexed("regcred", |secret| secret["state"] == "usable");
     let writes = |object: &str| {
         let series = format!("pullpass_writes_total{{object=\"{object}\"}}");
@@ -256,7 +247,7 @@ fn two_releases(cluster: &Cluster) {
     let one = Delivery::start(cluster, &["regcred"], "");
     let other = Delivery::start(cluster, &["regcred"], "");
     for release in [&one, &other] {
-        until_leading(&release.controller);
+        release.controller.until_leading();
     }
     let places = format!("\"{}-*\", \"{}-*\"", one.own().name, other.own().name);
     let entry = |excluded: &str| {

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::delivery::until_leading;
 use super::status;
 use crate::harness::cluster::Cluster;
 use crate::harness::controller::RULES;
@@ -187,7 +186,6 @@ fn refreshed(cluster: &Cluster) {
     const GENERATIONS: usize = 3;
     let entry = "{name: regcred, namespaces: NAMESPACES}";
     let delivery = Delivery::start(cluster, &["regcred"], entry);
-    until_leading(&delivery.controller);
     let own = delivery.own();
     let namespace = delivery.namespace("a");
     let mut first_uid = None;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -15,10 +15,7 @@ use tokio_rustls::TlsConnector;
 use super::api::Api;
 use super::cluster::Cluster;
 use super::load::trusting;
-use super::serve::{Server, acceptor, serve_connections};
-
-/// Larger than any head the program sends: its token is the largest part, about 1 KiB.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+use super::serve::{Relayed, Server, acceptor, serve_connections};
 
 /// One call that came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,17 +139,10 @@ impl Way {
 
     /// Handles the one call of a connection: each answer closes it.
     async fn relay(&self, mut client: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
-        let mut bytes = Vec::new();
-        let end = loop {
-            if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-                break end;
-            }
-            if bytes.len() > HEAD_BYTES_MAX || client.read_buf(&mut bytes).await? == 0 {
-                return Ok(());
-            }
+        let Some(request) = Relayed::read(&mut client).await? else {
+            return Ok(());
         };
-        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        if let Some(answer) = self.judged(&head) {
+        if let Some(answer) = self.judged(&request.head) {
             client.write_all(answer.as_bytes()).await?;
             return client.shutdown().await;
         }
@@ -161,16 +151,7 @@ impl Way {
         let name = ServerName::IpAddress(self.upstream.ip().into());
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let mut server = connector.connect(name, server).await?;
-        let lines = head.lines().filter(|line| {
-            let line = line.to_ascii_lowercase();
-            !line.starts_with("connection:")
-        });
-        let head = lines.collect::<Vec<_>>().join("\r\n");
-        let head = format!("{head}\r\nConnection: close\r\n\r\n");
-        server.write_all(head.as_bytes()).await?;
-        server.write_all(&bytes[end + 4..]).await?;
-        copy_bidirectional(&mut client, &mut server).await?;
-        Ok(())
+        request.forward(&mut client, &mut server).await
     }
 
     /// Notes a call; gives what is answered in the API server's place.

@@ -7,7 +7,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::runtime::Runtime;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -20,6 +20,52 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         .build()
         .expect("a runtime can be made")
 });
+
+/// Larger than any head that is relayed: tokens are the largest part, about 2 KiB.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// A request to be relayed, as far as it was read.
+pub(crate) struct Relayed {
+    /// Request line and headers.
+    pub(crate) head: String,
+    body: Vec<u8>,
+}
+
+impl Relayed {
+    /// Reads the head; `None` from who breaks off, or sends too much.
+    pub(crate) async fn read(
+        client: &mut (impl AsyncRead + Unpin),
+    ) -> std::io::Result<Option<Self>> {
+        let mut bytes = Vec::new();
+        let end = loop {
+            if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end;
+            }
+            if bytes.len() > HEAD_BYTES_MAX || client.read_buf(&mut bytes).await? == 0 {
+                return Ok(None);
+            }
+        };
+        let body = bytes.split_off(end + 4);
+        bytes.truncate(end);
+        let head = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Some(Self { head, body }))
+    }
+
+    /// Sends it on, and all that follows either way: the connection ends with its answer.
+    pub(crate) async fn forward(
+        self,
+        client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        server: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    ) -> std::io::Result<()> {
+        let is_kept = |line: &&str| !line.to_ascii_lowercase().starts_with("connection:");
+        let head: Vec<_> = self.head.lines().filter(is_kept).collect();
+        let head = format!("{}\r\nConnection: close\r\n\r\n", head.join("\r\n"));
+        server.write_all(head.as_bytes()).await?;
+        server.write_all(&self.body).await?;
+        copy_bidirectional(client, server).await?;
+        Ok(())
+    }
+}
 
 /// A server that ends when this is dropped.
 #[derive(Debug)]

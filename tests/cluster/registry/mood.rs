@@ -9,13 +9,10 @@ use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::harness::serve::{Server, serve_connections};
-
-/// Larger than any head a client sends: tokens are the largest part, about 2 KiB.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+use crate::harness::serve::{Relayed, Server, serve_connections};
 
 /// A running proxy.
 #[derive(Debug)]
@@ -44,17 +41,10 @@ impl MoodProxy {
 
 /// Handles the one request of a connection: each answer closes it.
 async fn relay(mut client: TcpStream, upstream: SocketAddr, status: u16) -> std::io::Result<()> {
-    let mut bytes = Vec::new();
-    let end = loop {
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end;
-        }
-        if bytes.len() > HEAD_BYTES_MAX || client.read_buf(&mut bytes).await? == 0 {
-            return Ok(());
-        }
+    let Some(request) = Relayed::read(&mut client).await? else {
+        return Ok(());
     };
-    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-    if is_anonymous(&head) {
+    if is_anonymous(&request.head) {
         let reason = StatusCode::from_u16(status)
             .ok()
             .and_then(|status| status.canonical_reason());
@@ -65,16 +55,7 @@ async fn relay(mut client: TcpStream, upstream: SocketAddr, status: u16) -> std:
         return client.write_all(answer.as_bytes()).await;
     }
     let mut registry = TcpStream::connect(upstream).await?;
-    let lines = head
-        .lines()
-        .filter(|line| !line.to_ascii_lowercase().starts_with("connection:"));
-    let head = lines.collect::<Vec<_>>().join("\r\n");
-    registry
-        .write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes())
-        .await?;
-    registry.write_all(&bytes[end + 4..]).await?;
-    copy_bidirectional(&mut client, &mut registry).await?;
-    Ok(())
+    request.forward(&mut client, &mut registry).await
 }
 
 /// Whether the request carries a token that was given to nobody in particular. One without any token

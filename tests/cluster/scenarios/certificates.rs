@@ -443,16 +443,25 @@ fn ended(cluster: &Cluster) {
     takes_over(&second);
 }
 
-fn taken(cluster: &Cluster) {
-    let installation = Installation::create(cluster, "taken", RULES);
-    let controller = installation.settled(&[]);
-    let patch = json!({"spec": {"holderIdentity": "somebody"}}).to_string();
+/// Puts this into the Lease of a leader, and waits until it no longer is one.
+fn give_lease(installation: &Installation<'_>, controller: &Controller, spec: &Value) {
+    let patch = json!({"spec": spec}).to_string();
     let arguments = ["patch", "lease", LEASE, "--type=merge", "-p", &patch];
     installation.namespace.kubectl(&arguments, "");
     wait_for("it stops", TAKE_OVER, || {
         let is_leader = controller.metric("pullpass_leader").eq(&1.0);
         (!is_leader).then_some(()).ok_or_else(|| controller.log())
     });
+}
+
+fn taken(cluster: &Cluster) {
+    let installation = Installation::create(cluster, "taken", RULES);
+    let controller = installation.settled(&[]);
+    give_lease(
+        &installation,
+        &controller,
+        &json!({"holderIdentity": "somebody"}),
+    );
     // Nobody renews for somebody.
     takes_over(&controller);
 }
@@ -462,13 +471,7 @@ fn ahead(cluster: &Cluster) {
     let installation = Installation::create(cluster, "ahead", RULES);
     let controller = installation.settled(&[]);
     let spec = json!({"holderIdentity": "somebody", "renewTime": "2100-01-01T00:00:00.000000Z"});
-    let patch = json!({"spec": spec}).to_string();
-    let arguments = ["patch", "lease", LEASE, "--type=merge", "-p", &patch];
-    installation.namespace.kubectl(&arguments, "");
-    wait_for("it stops", TAKE_OVER, || {
-        let is_leader = controller.metric("pullpass_leader").eq(&1.0);
-        (!is_leader).then_some(()).ok_or_else(|| controller.log())
-    });
+    give_lease(&installation, &controller, &spec);
     takes_over(&controller);
     installation.delete(TLS);
     healed("leaf made again", || installation.verified());

@@ -104,6 +104,11 @@ const TOKEN_HOSTS: &[&str] = &[
     "example.azurecr.io",
     "harbor.example.com",
     "my-private-registry.infra",
+    "acme.tencentcloudcr.com",
+    "de.icr.io",
+    "europe-west1-docker.pkg.dev",
+    "nexus.example.com:8082",
+    "registry.gitlab.com",
 ];
 
 /// The registries of the cluster.

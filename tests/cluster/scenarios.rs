@@ -1,6 +1,7 @@
 //! The scenarios, one file for each subject.
 
 mod attach;
+mod cached;
 mod capture;
 mod certificates;
 mod controls;
@@ -20,9 +21,11 @@ mod lists;
 mod literal;
 mod load;
 mod migration;
+mod nodes;
 mod overhead;
 mod pods;
 mod reach;
+mod registries;
 mod rights;
 mod sources;
 mod status;
@@ -65,6 +68,8 @@ pub(crate) fn register(trials: &mut Trials) {
         _ => {}
     }
     workloads::register(trials);
+    cached::register(trials);
+    nodes::register(trials);
     certificates::register(trials);
     delivery::register(trials);
     faults::register(trials);
@@ -75,6 +80,7 @@ pub(crate) fn register(trials: &mut Trials) {
     injection::register(trials);
     pods::register(trials);
     import::register(trials);
+    registries::register(trials);
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);

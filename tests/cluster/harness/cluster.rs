@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::api::Api;
 use super::control_plane::ControlPlane;
@@ -116,6 +116,14 @@ impl Cluster {
             .as_ref()
             .expect("this trial is registered for the node tier")
             .0
+    }
+
+    /// One more node, with this docker config on its disk. It takes only Pods that are bound to it by name.
+    pub(crate) fn another_node(&self, docker_config: Option<&Value>) -> Node {
+        let name = self.unique("node");
+        let disk = self.directory(&name);
+        self.node()
+            .start_another(&self.plane, &name, disk, docker_config)
     }
 
     /// The registries.

@@ -124,7 +124,7 @@ impl Node {
         });
     }
 
-    /// Waits until the node is ready for Pods.
+    /// Waits until the node is ready for Pods, and everybody knows.
     pub(crate) fn wait_until_ready(&self, plane: &ControlPlane) {
         wait_for("the node is ready", NEW_NODE, || {
             for process in &self.processes {
@@ -138,9 +138,15 @@ impl Node {
             let ready = conditions
                 .iter()
                 .find(|condition| condition["type"] == "Ready");
+            // The scheduler goes by the taint, which is taken away a moment later.
+            let taint = node["spec"]["taints"].to_string();
             match ready {
-                Some(condition) if condition["status"] == "True" => Ok(()),
-                other => Err(format!("{other:?}")),
+                Some(condition)
+                    if condition["status"] == "True" && !taint.contains("not-ready") =>
+                {
+                    Ok(())
+                }
+                other => Err(format!("{other:?} {taint}")),
             }
         });
     }

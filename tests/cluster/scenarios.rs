@@ -1,5 +1,6 @@
 //! The scenarios, one file for each subject.
 
+mod always_pull;
 mod attach;
 mod cached;
 mod capture;
@@ -46,7 +47,8 @@ rules: [{name: registry, images: [registry.example.com], pullSecrets: [alpha]}]
 const IMAGE: &str = "registry.example.com/team/app:v1";
 
 /// `install` chooses the trials of the installed product, which need the image; `soak` those that take long,
-/// `bench` those that measure; instead of those of every day.
+/// `bench` those that measure; instead of those of every day. `always-pull` chooses of the latter those that pull,
+/// for an API server with the admission plugin AlwaysPullImages.
 const CHOICE: &str = "PULLPASS_CLUSTER_TRIALS";
 
 /// Every trial. The order is the order of their start, so those that wait longest come first.
@@ -65,8 +67,15 @@ pub(crate) fn register(trials: &mut Trials) {
             overhead::register(trials);
             return footprint::register_bench(trials);
         }
-        _ => {}
+        Ok("always-pull") => {
+            register_daily(trials);
+            return always_pull::register(trials);
+        }
+        _ => register_daily(trials),
     }
+}
+
+fn register_daily(trials: &mut Trials) {
     workloads::register(trials);
     cached::register(trials);
     nodes::register(trials);

@@ -60,16 +60,16 @@ pub(crate) fn register(trials: &mut Trials) {
             documentation::register(trials);
             load::register(trials);
             // At the end, because it changes the ServiceAccounts of every namespace.
-            return migration::register(trials);
+            migration::register(trials);
         }
-        Ok("soak") => return load::register_soak(trials),
+        Ok("soak") => load::register_soak(trials),
         Ok("bench") => {
             overhead::register(trials);
-            return footprint::register_bench(trials);
+            footprint::register_bench(trials);
         }
         Ok("always-pull") => {
             register_daily(trials);
-            return always_pull::register(trials);
+            always_pull::register(trials);
         }
         _ => register_daily(trials),
     }

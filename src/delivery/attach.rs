@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::copy::Instance;
+use super::copy::{Instance, Versioned};
 
 /// Annotation of a ServiceAccount with the entries that were appended: `<instance>/<name>`, with commas
 /// between them. The instance tells releases of one cluster apart; neither part can hold a `/` or a comma,
@@ -49,6 +49,12 @@ pub struct Change<'a> {
     missing: Vec<&'a Arc<str>>,
     /// Ours, to be taken out of annotation and list.
     ended: Vec<&'a Arc<str>>,
+}
+
+impl Versioned for Account {
+    fn version(&self) -> &str {
+        &self.resource_version
+    }
 }
 
 impl Account {
@@ -101,10 +107,15 @@ impl Account {
 }
 
 impl Change<'_> {
+    /// The `resourceVersion` that it fits.
+    pub fn version(&self) -> &str {
+        self.account.version()
+    }
+
     /// It as a JSON patch (RFC 6902), which fits this very version only.
     pub fn patch(&self, instance: &Instance) -> Value {
-        let version = &self.account.resource_version;
-        let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": &**version});
+        let version = self.version();
+        let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
         let parts = [vec![test], self.removals(), self.additions()].concat();
         let parts = parts.into_iter().chain(self.annotation(instance));
         parts.collect()

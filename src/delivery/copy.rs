@@ -215,6 +215,18 @@ struct Marks {
     is_reflected: bool,
 }
 
+/// An object of which a certain version was seen.
+pub trait Versioned {
+    /// Its `resourceVersion`.
+    fn version(&self) -> &str;
+}
+
+impl Versioned for Observed {
+    fn version(&self) -> &str {
+        &self.resource_version
+    }
+}
+
 impl Observed {
     /// What `instance` keeps of a Secret.
     pub fn new(secret: &SecretView<'_>, instance: &Instance) -> Self {

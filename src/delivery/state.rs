@@ -10,7 +10,7 @@ use crate::index::IndexDocument;
 use crate::rules::config::Deliver;
 
 use super::attach::{Account, Change, Wish};
-use super::copy::Observed;
+use super::copy::{Observed, Versioned};
 use super::plan::{Claim, Entry, Plan};
 use super::source::{Payload, SourceRef, SourceSecret};
 use super::step::{self, Content, CopyState, Step, Wanted};
@@ -133,6 +133,21 @@ impl<K: Ord, V> Listing<K, V> {
     /// Whether there is nothing to wait for.
     pub fn is_settled(&self) -> bool {
         self.known.is_some() || self.is_denied
+    }
+}
+
+impl<K: Ord, V: Versioned> Listing<K, V> {
+    /// A write made this of the object that was at this version (empty: of none). Ignored where a watch has
+    /// said something since: it knows as much, or more, for somebody may have been here again.
+    pub fn wrote(&mut self, key: K, looked_at: &str, now: Option<V>) {
+        let known = self.known.as_ref().and_then(|known| known.get(&key));
+        if known.map_or("", V::version) != looked_at {
+            return;
+        }
+        match now {
+            Some(now) => self.set(key, now),
+            None => self.remove(&key),
+        };
     }
 }
 
@@ -393,6 +408,36 @@ pub(crate) mod tests {
 
     pub(crate) fn copy() -> Observed {
         observed(&ours().labels(), GOOD)
+    }
+
+    #[test]
+    fn what_a_write_made_is_not_newer_than_what_a_watch_said_since() {
+        let at = |version: &str| {
+            let mut copy = copy();
+            copy.resource_version = version.into();
+            copy
+        };
+        // What is known, what was looked at, what the write made; what is known then.
+        for (known, looked_at, made, expected) in [
+            (Some("1"), "1", Some("2"), Some("2")),
+            (Some("3"), "1", Some("2"), Some("3")),
+            (None, "1", Some("2"), None),
+            (None, "", Some("2"), Some("2")),
+            (Some("3"), "", Some("2"), Some("3")),
+            (Some("1"), "1", None, None),
+            (Some("3"), "1", None, Some("3")),
+        ] {
+            let mut copies = Listing::default();
+            copies.replace(
+                known
+                    .map(|version| ("a", at(version)))
+                    .into_iter()
+                    .collect(),
+            );
+            copies.wrote("a", looked_at, made.map(at));
+            let then = copies.known().and_then(|copies| copies.get("a"));
+            assert_eq!(then.map(Versioned::version), expected, "{known:?}");
+        }
     }
 
     pub(crate) fn foreign(payload: &[u8]) -> Observed {

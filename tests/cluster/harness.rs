@@ -8,6 +8,7 @@
 //! measured.
 
 pub(crate) mod api;
+pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod control_plane;
 pub(crate) mod controller;

@@ -25,11 +25,14 @@ pub(super) struct Accounts {
 impl Accounts {
     /// Changes one ServiceAccount as it should be, if it is not.
     pub(super) async fn take(&self, key: &ObjectKey) -> Result<(), Error> {
-        let patch = {
+        let change = {
             let state = self.board.state();
-            state.change(key).map(|change| change.patch(&self.instance))
+            let change = state.change(key);
+            change.map(|change| (change.patch(&self.instance), change.version().to_owned()))
         };
-        let Some(patch) = patch else { return Ok(()) };
+        let Some((patch, looked_at)) = change else {
+            return Ok(());
+        };
         let patch = serde_json::from_value(patch).map_err(Error::SerdeError)?;
         let (namespace, name) = key;
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
@@ -43,7 +46,7 @@ impl Accounts {
         let seen = account::read(&written, &self.instance);
         self.board.change(|state| {
             state.are_accounts_forbidden = false;
-            state.accounts.set(key.clone(), seen);
+            state.accounts.wrote(key.clone(), &looked_at, Some(seen));
             vec![Scope::One(item, Lane::Normal)]
         });
         tracing::debug!(

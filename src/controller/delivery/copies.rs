@@ -64,19 +64,21 @@ impl Copies {
                 .map(Some)
         };
         let version = there.as_ref().map_or("", |(version, _)| version);
+        let mut looked_at = version;
         let written = match step {
             Step::Nothing => return Ok(()),
             step if duty == Duty::StandIn && step != Step::Create => return Ok(()),
             Step::Create => write(NO_VERSION, objects::apply_unforced()).await?,
             Step::Apply => write(version, objects::apply()).await?,
-            Step::Delete => delete(&secrets, name, there).await?,
+            Step::Delete => delete(&secrets, name, there.clone()).await?,
             Step::Recreate => {
                 delete(&secrets, name, there.clone()).await?;
-                self.written(key, None);
+                self.written(key, looked_at, None);
+                looked_at = "";
                 write(NO_VERSION, objects::apply_unforced()).await?
             }
         };
-        self.written(key, written.as_ref());
+        self.written(key, looked_at, written.as_ref());
         self.writes.inc();
         let since = self.board.wrote(&Key::Copy(key.clone()));
         if let Some(since) = since.filter(|_| written.is_some()) {
@@ -120,18 +122,15 @@ impl Copies {
         }
     }
 
-    /// Notes what is there now, before the watch says it.
-    fn written(&self, (namespace, name): &ObjectKey, secret: Option<&Secret>) {
+    /// Notes what is there now, before the watch says it; of which version it was made, says `looked_at`.
+    fn written(&self, (namespace, name): &ObjectKey, looked_at: &str, secret: Option<&Secret>) {
         let observed = secret.map(|secret| Observed::new(&secret::view(secret), &self.instance));
         self.board.change(|state| {
             state.forbidden.remove(name);
             let Some(copies) = state.copies.get_mut(name) else {
                 return Vec::new();
             };
-            match observed {
-                Some(observed) => copies.set(namespace.clone(), observed),
-                None => copies.remove(namespace),
-            };
+            copies.wrote(namespace.clone(), looked_at, observed);
             let key = Key::Copy((namespace.clone(), name.clone()));
             vec![Scope::One(key, Lane::Normal)]
         });

@@ -1,12 +1,14 @@
 //! What the chart makes for a controller, with exactly its permissions, and controllers that run on it.
 
 use std::net::SocketAddr;
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::api::Api;
+use super::clock::Clock;
 use super::cluster::Cluster;
 use super::control_plane::free_address;
 use super::namespace::Namespace;
@@ -140,6 +142,20 @@ impl<'a> Installation<'a> {
 
     /// Starts a controller that talks to this API server.
     pub(crate) fn controller_at(&self, api: &Api, arguments: &[&str]) -> Controller {
+        self.start(api, arguments, |_| {})
+    }
+
+    /// Starts a controller whose wall clock, and no other, is off by as much as it says.
+    pub(crate) fn controller_with_clock(&self, clock: &Clock, arguments: &[&str]) -> Controller {
+        self.start(&self.cluster.api, arguments, |command| clock.give(command))
+    }
+
+    fn start(
+        &self,
+        api: &Api,
+        arguments: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Controller {
         let name = &self.namespace.name;
         let kubeconfig = self.cluster.account_kubeconfig(api, name, ACCOUNT);
         let probes = free_address();
@@ -150,6 +166,7 @@ impl<'a> Installation<'a> {
             .args(["--probe-addr", &probes.to_string()])
             .args(arguments)
             .env("KUBECONFIG", &kubeconfig);
+        change(&mut command);
         let name = self.cluster.unique("pullpass-controller");
         Controller {
             process: Process::start(&name, &mut command, self.cluster.logs()),

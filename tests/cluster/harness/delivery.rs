@@ -8,10 +8,11 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::api::Api;
+use super::clock::Clock;
 use super::cluster::Cluster;
 use super::controller::{Controller, INDEX, Installation, RULES};
 use super::namespace::{Namespace, docker_config, pull_secrets_of, unscheduled_pod};
-use super::wait::{HAPPY, wait_for};
+use super::wait::{HAPPY, until_counts, wait_for};
 use super::webhook::{Pullpass, Reach, Registration};
 
 /// Arguments of a controller that delivers and does nothing else.
@@ -47,7 +48,8 @@ impl<'a> Delivery<'a> {
     ) -> Self {
         let installation = Installation::create(cluster, "deliver", "");
         installation.grant_delivery(secret_names);
-        Self::run(cluster, installation, api, pull_secrets)
+        let start = |installation: &Installation<'_>| installation.controller_at(api, DELIVERS);
+        Self::run(cluster, installation, start, pull_secrets)
     }
 
     /// The same with one source `regcred`, which every namespace of the trial gets, and every
@@ -56,7 +58,8 @@ impl<'a> Delivery<'a> {
         let installation = Installation::create(cluster, "attach", "");
         installation.grant_delivery(&["regcred"]);
         installation.grant_attachment();
-        let delivery = Self::run(cluster, installation, &cluster.api, ATTACHED);
+        let start = |installation: &Installation<'_>| installation.controller(DELIVERS);
+        let delivery = Self::run(cluster, installation, start, ATTACHED);
         delivery.make_source("regcred", &payload("first"));
         let values = json!({"delivery": {"secretNames": ["regcred"], "serviceAccounts": true}});
         delivery.fence(&values);
@@ -66,14 +69,14 @@ impl<'a> Delivery<'a> {
     fn run(
         cluster: &'a Cluster,
         installation: Installation<'a>,
-        api: &Api,
+        start: impl FnOnce(&Installation<'a>) -> Controller,
         pull_secrets: &str,
     ) -> Self {
         let rules = rules(&installation.namespace.name, pull_secrets);
         let patch = json!({"data": {"rules.yaml": rules}});
         let patched = installation.namespace.merge("configmaps", RULES, &patch);
         patched.expect("the ConfigMap is there");
-        let controller = installation.controller_at(api, DELIVERS);
+        let controller = start(&installation);
         // Or it would only stand in, and be cut off in a write when it is elected.
         controller.until_leading();
         Self {
@@ -145,6 +148,18 @@ impl<'a> Delivery<'a> {
     pub(crate) fn of_regcred_at(cluster: &'a Cluster, api: &Api) -> Self {
         let entry = "{name: regcred, namespaces: NAMESPACES}";
         let delivery = Self::start_at(cluster, api, &["regcred"], entry);
+        delivery.make_source("regcred", &payload("first"));
+        delivery
+    }
+
+    /// The same with a controller that goes by this clock.
+    pub(crate) fn of_regcred_with_clock(cluster: &'a Cluster, clock: &Clock) -> Self {
+        let installation = Installation::create(cluster, "deliver", "");
+        installation.grant_delivery(&["regcred"]);
+        let start =
+            |installation: &Installation<'_>| installation.controller_with_clock(clock, DELIVERS);
+        let entry = "{name: regcred, namespaces: NAMESPACES}";
+        let delivery = Self::run(cluster, installation, start, entry);
         delivery.make_source("regcred", &payload("first"));
         delivery
     }
@@ -302,13 +317,14 @@ impl<'a> Delivery<'a> {
     /// Waits until it says that it wrote so many copies, and no more.
     #[track_caller]
     pub(crate) fn until_wrote(&self, copies: usize) {
-        wait_for(&format!("{copies} writes"), HAPPY, || {
-            let writes = self.writes();
-            assert!(writes <= copies as f64, "{writes} writes, not {copies}");
-            (writes == copies as f64)
-                .then_some(())
-                .ok_or_else(|| writes.to_string())
-        });
+        until_counts("copies written", copies as f64, || self.writes());
+    }
+
+    /// The same of ServiceAccounts.
+    #[track_caller]
+    pub(crate) fn until_wrote_accounts(&self, accounts: usize) {
+        let written = "pullpass_writes_total{object=\"account\"}";
+        until_counts(written, accounts as f64, || self.controller.metric(written));
     }
 
     /// Waits until it says so many copies of a pull secret are in this state.

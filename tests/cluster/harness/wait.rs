@@ -42,3 +42,16 @@ pub(crate) fn wait_for<T>(
         }
     }
 }
+
+/// Waits until a counter has come up to this, and holds that it is not more. What a process says of itself
+/// comes a moment after what it did can be seen.
+#[track_caller]
+pub(crate) fn until_counts(what: &str, expected: f64, count: impl Fn() -> f64) {
+    wait_for(&format!("{what}: {expected}"), HAPPY, || {
+        let now = count();
+        assert!(now <= expected, "{what}: {now}, not {expected}");
+        (now == expected)
+            .then_some(())
+            .ok_or_else(|| now.to_string())
+    });
+}

@@ -84,30 +84,20 @@ fn all_accounts(cluster: &Cluster) {
         now["metadata"]["resourceVersion"],
         mine["metadata"]["resourceVersion"]
     );
-    let writes = delivery
-        .controller
-        .metric("pullpass_writes_total{object=\"account\"}");
-    assert_eq!(
-        writes, 4.0,
-        "one for each new entry, and one for the replaced list"
-    );
+    // One for each new entry, and one for the replaced list.
+    delivery.until_wrote_accounts(4);
     delivery.until_attached("regcred", "present", 4.0);
 }
 
 fn fight(cluster: &Cluster) {
     let delivery = Delivery::attaching(cluster);
     let namespace = delivery.namespace("fought");
-    let writes = || {
-        delivery
-            .controller
-            .metric("pullpass_writes_total{object=\"account\"}")
-    };
     delivery.until_listed(&namespace, "default", &["regcred"]);
     for _ in 0..5 {
         namespace.set_account_secrets("default", &["x"]);
         delivery.until_listed(&namespace, "default", &["x", "regcred"]);
     }
-    assert_eq!(writes(), 6.0);
+    delivery.until_wrote_accounts(6);
     namespace.set_account_secrets("default", &["x"]);
     // Others do not wait for it.
     make_account(&delivery, &namespace, "other");
@@ -115,7 +105,7 @@ fn fight(cluster: &Cluster) {
         .get("serviceaccounts", "default")
         .expect("it is there");
     assert_eq!(listed(&account), ["x"], "six writes in a minute are enough");
-    assert_eq!(writes(), 7.0);
+    delivery.until_wrote_accounts(7);
     delivery.until_attached("regcred", "missing", 1.0);
 }
 
@@ -201,14 +191,8 @@ fn another_patcher(cluster: &Cluster) {
     {
         delivery.until_listed(namespace, account, &[AddOn::ENTRY, "regcred"]);
     }
-    let writes = delivery
-        .controller
-        .metric("pullpass_writes_total{object=\"account\"}");
-    let expected = NAMESPACES + add_ons.len();
-    assert_eq!(
-        writes, expected as f64,
-        "nobody took ours out, so each was written once"
-    );
+    // Nobody took ours out, so each was written once.
+    delivery.until_wrote_accounts(NAMESPACES + add_ons.len());
     let done: usize = add_ons.iter().map(|(_, done)| done).sum();
     let refused = TURNS * add_ons.len() - done;
     println!("scenario 38: {done} turns of an add-on, {refused} refused since we were faster");

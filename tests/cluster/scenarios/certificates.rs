@@ -18,7 +18,7 @@ use crate::harness::cluster::Cluster;
 use crate::harness::controller::{CA, Controller, Installation, LEASE, SERVICE, TLS};
 use crate::harness::network::BRIDGE_ADDRESS;
 use crate::harness::trials::Trials;
-use crate::harness::wait::{HAPPY, ONE_BACK_OFF, wait_for};
+use crate::harness::wait::{HAPPY, ONE_BACK_OFF, until_counts, wait_for};
 use crate::harness::webhook::{Pullpass, WEBHOOK, create_service};
 
 pub(crate) fn register(trials: &mut Trials) {
@@ -195,7 +195,7 @@ fn fresh(cluster: &Cluster) {
     assert_eq!(ours["fieldsV1"], expected);
     for object in ["ca", "tls", "configuration"] {
         let writes = format!("pullpass_writes_total{{object=\"{object}\"}}");
-        assert!(controller.metric(&writes).eq(&1.0), "{object}");
+        until_counts(&writes, 1.0, || controller.metric(&writes));
     }
     let year = 364.0 * 24.0 * 3600.0;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -3,8 +3,10 @@
 
 use std::time::Instant;
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::harness::clock::Clock;
 use crate::harness::cluster::Cluster;
 use crate::harness::controller::LEASE;
 use crate::harness::delivery::{DELIVERS, Delivery, at_once, payload, secret};
@@ -34,6 +36,7 @@ pub(crate) fn register(trials: &mut Trials) {
         "delivery_fault_incident_34_two_controllers_at_once_do_not_fight",
         two_leaders,
     );
+    trials.api("delivery_fault_a_stepped_clock_changes_nothing", stepped);
     trials.api(
         "delivery_fault_incident_07_two_releases_share_namespaces_and_a_name",
         two_releases,
@@ -240,6 +243,39 @@ fn two_leaders(cluster: &Cluster) {
         cluster.api.get(&path).expect("it is held")["spec"]["holderIdentity"].clone()
     });
     assert_ne!(leases[0], leases[1], "then they are not two");
+}
+
+/// The wall clock jumps an hour forward, and two back: whoever leads goes on leading and delivering.
+fn stepped(cluster: &Cluster) {
+    let clock = Clock::new();
+    let delivery = Delivery::of_regcred_with_clock(cluster, &clock);
+    let made = namespaces(&delivery, "stepped");
+    until_all_hold(&delivery, &made, "first");
+    let lease = || {
+        let namespace = &delivery.own().name;
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{LEASE}");
+        cluster.api.get(&path).expect("it is held")["spec"].clone()
+    };
+    let held = lease();
+    for (hours, password) in [(1, "second"), (-1, "third")] {
+        clock.set(hours * 3600);
+        // Or nothing would be shown.
+        wait_for("the controller goes by the new time", ONE_BACK_OFF, || {
+            let renewed = lease()["renewTime"].to_string();
+            let at: Result<Timestamp, _> = renewed.trim_matches('"').parse();
+            let off =
+                at.map_err(|error| error.to_string())?.as_second() - Timestamp::now().as_second();
+            ((off - hours * 3600).abs() < 1800)
+                .then_some(())
+                .ok_or(renewed)
+        });
+        delivery.change_source("regcred", &payload(password));
+        until_all_hold(&delivery, &made, password);
+    }
+    delivery.until_wrote(3 * NAMESPACES);
+    for part in ["holderIdentity", "leaseTransitions"] {
+        assert_eq!(lease()[part], held[part], "somebody else led");
+    }
 }
 
 /// Whoever was first in a namespace keeps it, and the other one says so, until the first lets it go.

@@ -121,6 +121,17 @@ impl<'a> Follower<'a> {
             logged.contains(text).then_some(()).ok_or(logged)
         });
     }
+
+    /// Waits until a metric is this.
+    #[track_caller]
+    fn until_metric(&self, series: &str, expected: f64) {
+        wait_for(&format!("{series} is {expected}"), HAPPY, || {
+            let now = self.pullpass.metric(series);
+            (now == expected)
+                .then_some(())
+                .ok_or_else(|| now.to_string())
+        });
+    }
 }
 
 fn config_map(name: &str, key: &str, text: &str) -> Value {
@@ -209,7 +220,7 @@ fn rules_edits(cluster: &Cluster) {
     follower.edit(&RULES.replace("images:", "imagez:"));
     follower.until_logged("rules refused: the last good ones stay in use");
     assert!(follower.pullpass.logged().contains("rules.yaml:5:"));
-    assert_eq!(follower.pullpass.metric("pullpass_rules_valid"), 0.0);
+    follower.until_metric("pullpass_rules_valid", 0.0);
     assert_eq!(follower.decides("default", IMAGE), ["beta"]);
     follower.pullpass.until_ready();
 
@@ -223,8 +234,8 @@ fn rules_edits(cluster: &Cluster) {
     let empty = config_map(RULES_MAP, "rules.yaml", empty);
     follower.namespace.create_object("configmaps", &empty);
     follower.until_decides(IMAGE, &[]);
-    assert_eq!(follower.pullpass.metric("pullpass_rules_valid"), 1.0);
-    assert_eq!(follower.pullpass.metric("pullpass_rules_generation"), 3.0);
+    follower.until_metric("pullpass_rules_valid", 1.0);
+    follower.until_metric("pullpass_rules_generation", 3.0);
 }
 
 fn cold_start(cluster: &Cluster) {
@@ -322,12 +333,7 @@ fn rotation(cluster: &Cluster) {
         KeptConnection::open(&cluster.api.at(address)).certificate(),
         next.der()
     );
-    assert_eq!(
-        follower
-            .pullpass
-            .metric("pullpass_certificate_load_failures"),
-        2.0
-    );
+    follower.until_metric("pullpass_certificate_load_failures", 2.0);
     follower.pullpass.until_ready();
 }
 

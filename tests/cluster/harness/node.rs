@@ -165,10 +165,14 @@ impl Node {
     /// Control group of everything its kubelet makes.
     fn cgroup(&self) -> String {
         let parent = cgroup_parent(&self.shared.workdir);
-        match &*self.name {
-            NODE => parent,
-            other => format!("{parent}/{other}"),
+        match self.is_first() {
+            true => parent,
+            false => format!("{parent}/{}", self.name),
         }
+    }
+
+    fn is_first(&self) -> bool {
+        self.name == NODE
     }
 
     fn start_containerd(&self) -> Process {
@@ -227,10 +231,10 @@ conf_dir = "{cni}"
 
     fn start_kubelet(&self, plane: &ControlPlane) -> Process {
         let at = &self.disk;
-        // Nothing else is put on any but the first.
-        let taints = match &*self.name {
-            NODE => json!([]),
-            _ => json!([{"key": "pullpass-test", "effect": "NoSchedule"}]),
+        // The scheduler leaves all but the first alone.
+        let taints = match self.is_first() {
+            true => json!([]),
+            false => json!([{"key": "pullpass-test", "effect": "NoSchedule"}]),
         };
         let config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -280,12 +284,10 @@ conf_dir = "{cni}"
     }
 
     fn start_process(&self, program: &str, command: &mut Command) -> Process {
-        let name = match &*self.name {
-            NODE => program.to_owned(),
-            _ => {
-                let disk = self.disk.file_name().expect("it has a name");
-                format!("{program}-{}", disk.display())
-            }
+        let disk = self.disk.file_name().expect("it has a name").display();
+        let name = match self.is_first() {
+            true => program.to_owned(),
+            false => format!("{program}-{disk}"),
         };
         Process::start(&name, command, &self.shared.logs)
     }

@@ -97,7 +97,8 @@ impl Node {
     /// Ends everything that runs on a node that was started with [`Self::start_another`], and starts it again
     /// on this empty disk, as the same node. Does not wait for it: it was ready before.
     pub(crate) fn replace(&mut self, plane: &ControlPlane, disk: PathBuf) {
-        self.processes.clear();
+        // The kubelet first, or it would complain of what becomes of the rest.
+        self.processes.drain(..).rev().for_each(drop);
         sandbox::kill_cgroup(&self.cgroup());
         // What is left of containers: the shims beside them.
         sandbox::kill_all_with_argument(&self.socket());

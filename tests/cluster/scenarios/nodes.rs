@@ -93,23 +93,28 @@ fn replaced(cluster: &Cluster) {
     let hidden = Namespace::create(cluster, "hidden", "none");
     hidden.create_object("pods", &pod_on(&node.name, "app", &[("app", &image)]));
     hidden.running("app");
-    let before = until_running(&namespace, 3, &[]);
+    let before = until_running(&namespace, &[]);
+    let pulls = images.each_ref().map(|image| pulls_of(&namespace, image));
 
     node.replace(&cluster.plane, cluster.directory("replacement"));
-    let after = until_running(&namespace, 3, &before);
-    for pod in &after {
+    for pod in until_running(&namespace, &before) {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-        assert_eq!(pull_secrets_of(pod), ["both"], "{name}");
+        assert_eq!(pull_secrets_of(&pod), ["both"], "{name}");
         namespace.assert_pulled_without_a_failure(name);
-        let pulls = namespace.events(name).into_iter();
-        let pulls = pulls.filter(|(_, message)| message.starts_with("Successfully pulled image"));
-        assert!(pulls.count() > containers.len(), "{name} has pulled again");
+    }
+    for (image, before) in images.iter().zip(pulls) {
+        assert!(
+            pulls_of(&namespace, image) > before,
+            "{image} is pulled again"
+        );
     }
     hidden.pull_failed("app");
 }
 
-/// Waits until so many Pods of a namespace run, in none of the containers that they had `before`, and gives them.
-fn until_running(namespace: &Namespace<'_>, count: usize, before: &[Value]) -> Vec<Value> {
+/// Waits until the Pods of the namespace run, in none of the containers that they had `before`, and the kubelet has
+/// said so; gives them.
+fn until_running(namespace: &Namespace<'_>, before: &[Value]) -> Vec<Value> {
+    const CONTAINERS: usize = 2 * 3;
     let containers = |pods: &[Value]| -> Vec<Value> {
         let statuses = pods.iter().map(|pod| &pod["status"]["containerStatuses"]);
         let statuses = statuses.filter_map(Value::as_array).flatten();
@@ -123,8 +128,29 @@ fn until_running(namespace: &Namespace<'_>, count: usize, before: &[Value]) -> V
         let pods = namespace.list("pods", "")?;
         let running = containers(&pods);
         let are_new = running.iter().all(|id| !former.contains(id));
-        (pods.len() == count && running.len() == 2 * count && are_new)
+        // What it says of pulls comes before that.
+        let started = told(namespace, "Started", "");
+        let are_told = started >= former.len() + CONTAINERS;
+        (running.len() == CONTAINERS && are_new && are_told)
             .then(|| pods.clone())
-            .ok_or_else(|| json!(pods).to_string())
+            .ok_or_else(|| format!("{started} started; {}", json!(pods)))
     })
+}
+
+/// How often the kubelet says that it has pulled an image for Pods of the namespace.
+fn pulls_of(namespace: &Namespace<'_>, image: &str) -> usize {
+    let said = format!("Successfully pulled image \"{image}\"");
+    told(namespace, "Pulled", &said)
+}
+
+/// How often the namespace's events tell of something, in words that begin so.
+fn told(namespace: &Namespace<'_>, reason: &str, said: &str) -> usize {
+    let events = namespace.list("events", &format!("fieldSelector=reason%3D{reason}"));
+    let events = events.unwrap_or_default().into_iter();
+    let events = events.filter(|event| {
+        let message = event["message"].as_str();
+        message.is_some_and(|message| message.starts_with(said))
+    });
+    let times = events.map(|event| event["count"].as_u64().unwrap_or(1));
+    usize::try_from(times.sum::<u64>()).expect("few")
 }

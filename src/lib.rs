@@ -11,6 +11,7 @@ pub mod credential;
 pub mod credential_helper;
 pub mod delivery;
 pub mod doctor;
+pub mod files;
 pub mod http;
 pub mod image;
 pub mod import;

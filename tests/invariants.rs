@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
         "logging",
         "shutdown",
         "credential_helper",
+        "files",
     ],
     &["credential"],
     &["index", "import"],

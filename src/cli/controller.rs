@@ -1,6 +1,7 @@
 //! `pullpass controller`: from arguments to a running controller.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,6 +51,9 @@ struct DeliveryArgs {
     /// what they cover
     #[arg(long)]
     delivery: bool,
+    /// Directory of the programs that rules call by a plain name (source: {exec: …})
+    #[arg(long, value_name = "DIR", default_value = "/plugins")]
+    plugins: PathBuf,
     /// ConfigMap of the index, key index.json
     #[arg(long, value_name = "NAME", default_value = "pullpass-index")]
     index_config_map: String,
@@ -105,6 +109,7 @@ impl ControllerArgs {
                 .delivery
                 .delivery
                 .then_some(self.delivery.index_config_map),
+            plugins: self.delivery.plugins,
         }
     }
 }

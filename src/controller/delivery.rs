@@ -14,6 +14,7 @@ mod accounts;
 mod announce;
 mod board;
 mod copies;
+mod given;
 mod index;
 mod queue;
 mod watches;
@@ -40,6 +41,7 @@ use super::budget::Budget;
 use super::events::Events;
 use super::next_change;
 use super::objects::Owner;
+use super::programs::Programs;
 use super::rules::{Loaded, Verdict};
 use crate::cluster::client::Connection;
 use crate::cluster::watch::Seen;
@@ -65,6 +67,7 @@ pub(super) struct Parts {
     pub(super) rules: watch::Receiver<Option<Arc<Loaded>>>,
     pub(super) verdicts: watch::Receiver<Option<Verdict>>,
     pub(super) events: Events,
+    pub(super) programs: Programs,
     pub(super) metrics: Arc<Metrics>,
     pub(super) own_metrics: ControllerMetrics,
     pub(super) delivery_metrics: DeliveryMetrics,
@@ -89,6 +92,8 @@ impl Delivery {
             metrics: parts.metrics,
             instance: Arc::clone(&instance),
             namespace: parts.namespace.clone(),
+            programs: parts.programs,
+            runs: parts.delivery_metrics.program_runs.clone(),
         };
         tasks.spawn(async move {
             if let Err(error) = watches.run().await {
@@ -150,6 +155,7 @@ impl Delivery {
     /// Delivers until `stop` drains; writes that were begun are finished first.
     pub(super) async fn run(&mut self, owner: &Owner, stop: &Stop) {
         let _counted = Counted(self.announcer.metrics.clone());
+        let _leading = Leading::begin(&self.writer.board);
         tokio::join!(
             self.publisher.run(owner, stop),
             self.writer.run(Duty::Lead, stop),
@@ -177,6 +183,26 @@ impl Drop for Counted {
         self.0.copies.set([]);
         self.0.attached.set([]);
     }
+}
+
+/// Says that this controller leads, until it is dropped.
+struct Leading<'a>(&'a Board);
+
+impl<'a> Leading<'a> {
+    fn begin(board: &'a Board) -> Self {
+        set_leading(board, true);
+        Self(board)
+    }
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        set_leading(self.0, false);
+    }
+}
+
+fn set_leading(board: &Board, is_leading: bool) {
+    board.change_if(|state| std::mem::replace(&mut state.is_leading, is_leading) != is_leading);
 }
 
 /// Keeps the plan up to date with the rules, for ever.

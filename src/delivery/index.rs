@@ -10,7 +10,11 @@ use crate::index::{Coverage, IndexDocument, State as Usability};
 
 use super::copy::Observed;
 use super::plan::Entry;
+use super::source::Origin;
 use super::state::State;
+
+/// Why there is nothing of a program yet.
+const NOT_ANSWERED: &str = "it has not answered yet";
 
 impl State {
     /// The index as it should be; `None` while something that it says is not known yet.
@@ -21,12 +25,7 @@ impl State {
             return None;
         }
         let mut index = IndexDocument::for_rules(rules.hash.clone());
-        for entry in rules
-            .plan
-            .entries()
-            .iter()
-            .filter(|entry| entry.source.is_some())
-        {
+        for entry in rules.plan.entries() {
             let before = published.and_then(|index| index.secrets.get(&*entry.name));
             let mut secret = self.secret(entry, before)?;
             secret.undecodable_in = self.undecodable(&entry.secret_name)?;
@@ -47,7 +46,13 @@ impl State {
     }
 
     fn secret(&self, entry: &Entry, before: Option<&SecretDocument>) -> Option<SecretDocument> {
-        let source = self.source(entry.source.as_ref()?)?;
+        let source = match (self.source_of(entry), &entry.origin) {
+            (Some(source), _) => source,
+            (None, Origin::Secret(_)) => return None,
+            // A program may take its time, and all others are not to wait for it.
+            (None, Origin::Given(_)) if before.is_some() => return before.cloned(),
+            (None, Origin::Given(_)) => None,
+        };
         let coverage = |keyring, state| Coverage {
             keyring,
             state,
@@ -56,9 +61,14 @@ impl State {
         let reason = match source.map(|source| &source.content) {
             Some(Ok(payload)) => {
                 let usable = coverage(payload.keyring.clone(), Usability::Usable);
-                return Some(SecretDocument::new(&usable, payload.hash.to_string()));
+                let problem = source.and_then(|source| source.problem.as_deref());
+                return Some(SecretDocument {
+                    problem: problem.unwrap_or_default().to_owned(),
+                    ..SecretDocument::new(&usable, payload.hash.to_string())
+                });
             }
             Some(Err(reason)) => reason.to_string(),
+            None if matches!(entry.origin, Origin::Given(_)) => NOT_ANSWERED.to_owned(),
             None => "its source does not exist".to_owned(),
         };
         let was_usable = |before: &&SecretDocument| {
@@ -67,6 +77,7 @@ impl State {
         Some(match before.filter(was_usable) {
             Some(before) => SecretDocument {
                 state: StateDocument::Stale,
+                problem: reason,
                 ..before.clone()
             },
             None => {

@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::index::document::INDEX_BYTES_MAX;
+use crate::rules::config::Source;
 
 use super::plan::Entry;
-use super::source::SourceRef;
+use super::source::{Origin, SourceRef};
 use super::state::{Listing, State};
 use super::step::CopyState;
 
@@ -130,7 +131,10 @@ impl State {
     }
 
     fn of_source(&self, entry: &Entry) -> Option<Finding> {
-        let source = entry.source.as_ref()?;
+        let source = match &entry.origin {
+            Origin::Secret(source) => source,
+            Origin::Given(source) => return self.of_given(entry, source),
+        };
         let found = self.source(source)?;
         let denied = self
             .other_sources
@@ -165,6 +169,25 @@ impl State {
                 None => Topic::SourceMissing(entry.name.clone()),
             },
             source: seen.map(|seen| (source.name.clone(), seen.uid.clone())),
+            note: format!("pull secret \"{}\": {problem}", entry.name),
+        })
+    }
+}
+
+impl State {
+    /// Of a file or program that gives nothing, or nothing new.
+    fn of_given(&self, entry: &Entry, source: &Arc<Source>) -> Option<Finding> {
+        let found = self.given.get(source)?;
+        let problem = match &found.content {
+            Err(reason) => format!("{source} cannot be used: {reason}"),
+            Ok(_) => {
+                let reason = found.problem.as_deref()?;
+                format!("{source} gives nothing new, and what it gave last is still used: {reason}")
+            }
+        };
+        Some(Finding {
+            topic: Topic::SourceUnusable(entry.name.clone()),
+            source: None,
             note: format!("pull secret \"{}\": {problem}", entry.name),
         })
     }
@@ -256,7 +279,9 @@ fn of_index() -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential::SecretType;
     use crate::delivery::state::tests::{GOOD, account, copy, foreign, put, state};
+    use crate::delivery::{Payload, SourceSecret};
 
     /// The notes of all findings.
     fn notes(state: &State) -> Vec<String> {
@@ -346,5 +371,33 @@ mod tests {
         let mut state = state("{name: harbor}");
         put(&mut state, "a", "harbor", copy());
         assert_eq!(notes(&state), Vec::<String>::new());
+    }
+
+    #[test]
+    fn scenario_52_a_program_that_fails_is_said_with_its_reason() {
+        let mut state = state("{name: t, source: {exec: {command: plugin, images: [r.io]}}}");
+        assert_eq!(
+            notes(&state),
+            Vec::<String>::new(),
+            "it has not answered yet"
+        );
+        let Origin::Given(source) = state.entries()[0].origin.clone() else {
+            panic!("it is a program");
+        };
+        let failed = SourceSecret::given(Err("it crashed".to_owned()));
+        state.given.insert(source.clone(), failed);
+        let expected = "pull secret \"t\": program plugin cannot be used: it crashed";
+        assert_eq!(notes(&state), [expected]);
+        let payload = Payload::new(SecretType::DockerConfigJson, GOOD).unwrap();
+        let late = SourceSecret {
+            problem: Some("it hangs".into()),
+            ..SourceSecret::given(Ok(payload.into()))
+        };
+        state.given.insert(source, late);
+        let notes = notes(&state);
+        assert!(
+            notes[0].contains("program plugin gives nothing new")
+                && notes[0].ends_with(": it hangs")
+        );
     }
 }

@@ -97,7 +97,14 @@ fn source(secret: &PullSecretReport) -> Vec<Finding> {
             );
             findings.push(Finding::problem(CHECK, message, fix()));
         }
-        SourceState::Usable | SourceState::Unseen | SourceState::NotLookedAt => {}
+        SourceState::Usable => findings.extend(source.reason.as_ref().map(|reason| {
+            let message = format!(
+                "pull secret {name}: {} gives nothing new: {reason}",
+                source.from
+            );
+            Finding::warning(CHECK, message, fix())
+        })),
+        SourceState::Unseen | SourceState::NotLookedAt => {}
     }
     let ended = secret.tokens.iter().filter(|token| token.is_expired);
     findings.extend(ended.map(|token| {

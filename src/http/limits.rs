@@ -74,9 +74,6 @@ const _: () = assert!(DRAIN.as_secs() + FINISH_MAX.as_secs() < 45);
 
 /// Pause after the listener failed, which it does when file descriptors run out.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// How often files are read. A kubelet needs up to a minute to bring a change, so a second more is
-/// nothing, and reading a few files a second costs nothing either.
-pub const FILE_POLL: Duration = Duration::from_secs(1);
 /// Largest certificate or key file, in bytes: a chain of ten RSA-4096 certificates is 25 KB.
 pub const PEM_FILE_BYTES_MAX: usize = MIB;
 /// The limits that a test may want lower. [`Limits::default`] is what runs.

@@ -62,6 +62,9 @@ pub struct SecretDocument {
     /// Whether it may be injected.
     #[serde(flatten)]
     pub state: StateDocument,
+    /// Why there is nothing newer than what copies carry, if there should be; empty if there need not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
     /// Of the payload that copies carry; empty if there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hash: String,
@@ -200,6 +203,7 @@ impl SecretDocument {
                     reason: reason.clone(),
                 },
             },
+            problem: String::new(),
             hash,
             undecodable_in: coverage.undecodable_in.iter().cloned().collect(),
         }

@@ -70,6 +70,20 @@ pub struct DeliveryMetrics {
     pub lag: Histogram,
     /// 1 while the index does not fit into a ConfigMap.
     pub index_too_large: IntGauge,
+    /// Runs of programs that give credentials.
+    pub program_runs: ProgramRuns,
+}
+
+/// How often programs were asked, by what came of it.
+#[derive(Debug, Clone)]
+pub struct ProgramRuns(IntCounterVec);
+
+impl ProgramRuns {
+    /// Counts one.
+    pub fn count(&self, is_answered: bool) {
+        let outcome = if is_answered { "answered" } else { "failed" };
+        self.0.with_label_values(&[outcome]).inc();
+    }
 }
 
 /// How many of something there are, by pull secret and state.
@@ -104,6 +118,16 @@ impl DeliveryMetrics {
                     "1 while the index does not fit into a ConfigMap, so that webhooks keep the last",
                 )?,
             )?,
+            program_runs: ProgramRuns(super::register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "pullpass_program_runs_total",
+                        "How many times programs of the rules (`exec`) were asked, by what came of it",
+                    ),
+                    &["outcome"],
+                )?,
+            )?),
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::delivery::{CopyState, Instance, SourceRef, Step};
 use crate::index::IndexDocument;
 use crate::index::document::{SecretDocument, StateDocument};
 use crate::installation::Looked;
-use crate::rules::config::{Deliver, PullSecretConfig, Source};
+use crate::rules::config::{Deliver, PullSecretConfig};
 
 /// Everything that `status` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -77,7 +77,7 @@ pub struct SourceReport {
     pub from: String,
     /// How it is.
     pub state: SourceState,
-    /// Why it cannot be used.
+    /// Why it cannot be used, or gives nothing newer than what is used.
     pub reason: Option<String>,
     /// What makes it usable.
     pub fix: Option<String>,
@@ -95,7 +95,7 @@ pub enum SourceState {
     Unusable,
     /// It could not be looked at.
     Unseen,
-    /// No Secret of the cluster, or nobody reads it.
+    /// Nobody reads it, or the controller has not said yet how it is.
     NotLookedAt,
 }
 
@@ -104,7 +104,7 @@ pub enum SourceState {
 pub struct IndexReport {
     /// `usable`, `stale`, `unusable`, or `unknown` where it says nothing.
     pub state: &'static str,
-    /// Why it is unusable.
+    /// Why it is unusable or stale.
     pub reason: Option<String>,
 }
 
@@ -252,7 +252,7 @@ impl PullSecretReport {
             [missing, &copies.foreign, stale]
         });
         let mut accounts = self.accounts.iter();
-        usize::from(is_bad)
+        usize::from(is_bad || self.source.reason.is_some())
             + expired.count()
             + copies.filter(|list| !list.is_empty()).count()
             + usize::from(accounts.any(|accounts| !accounts.missing.is_empty()))
@@ -337,12 +337,10 @@ impl Facts {
             fix: None,
         };
         let Some(source) = source else {
-            return not_looked_at(match &entry.source {
-                _ if entry.deliver == Deliver::Never => "brought by each namespace".to_owned(),
-                Source::File { path } => format!("file {path}"),
-                Source::Exec(exec) => format!("program {}", exec.command),
-                Source::Secret { .. } => "a Secret".to_owned(),
-            });
+            if entry.deliver == Deliver::Never {
+                return not_looked_at("brought by each namespace".to_owned());
+            }
+            return self.given_report(entry);
         };
         let from = format!("Secret {source}");
         let SourceRef { namespace, name } = source;
@@ -370,14 +368,39 @@ impl Facts {
             fix,
         }
     }
+
+    /// Of a file or a program, which only the controller sees: by what it published.
+    fn given_report(&self, entry: &PullSecretConfig) -> SourceReport {
+        let index = self.index.as_ref();
+        let published = index.and_then(|index| index.secrets.get(&entry.name));
+        let problem = published.map(|published| published.problem.clone());
+        let problem = problem.filter(|problem| !problem.is_empty());
+        let (state, reason) = match published.map(|published| &published.state) {
+            None => (SourceState::NotLookedAt, None),
+            Some(StateDocument::Usable) => (SourceState::Usable, problem),
+            Some(StateDocument::Stale) => (SourceState::Unusable, problem),
+            Some(StateDocument::Unusable { reason }) => {
+                (SourceState::Unusable, Some(reason.clone()))
+            }
+        };
+        let fix = "look for it in what the controller has mounted, and try it by hand";
+        SourceReport {
+            from: entry.source.to_string(),
+            state,
+            fix: reason.as_ref().map(|_| fix.to_owned()),
+            reason,
+        }
+    }
 }
 
 impl IndexReport {
     fn of(published: Option<&SecretDocument>) -> Self {
+        let problem = published.map(|secret| secret.problem.clone());
+        let problem = problem.filter(|problem| !problem.is_empty());
         let (state, reason) = match published.map(|secret| &secret.state) {
             None => ("unknown", None),
             Some(StateDocument::Usable) => ("usable", None),
-            Some(StateDocument::Stale) => ("stale", None),
+            Some(StateDocument::Stale) => ("stale", problem),
             Some(StateDocument::Unusable { reason }) => ("unusable", Some(reason.clone())),
         };
         Self { state, reason }

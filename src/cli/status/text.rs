@@ -145,6 +145,7 @@ impl Page {
     fn source(&mut self, secret: &PullSecretReport) -> fmt::Result {
         let source = &secret.source;
         let (mark, state) = match source.state {
+            SourceState::Usable if source.reason.is_some() => (Mark::Bad, ": gives nothing new"),
             SourceState::Usable => (Mark::Good, ": usable"),
             SourceState::Missing => (Mark::Bad, ": missing"),
             SourceState::Unusable => (Mark::Bad, ": unusable"),

@@ -3,6 +3,9 @@
 //! Only on namespaced objects, in our own namespace. An Event that cannot be written is a log line:
 //! nothing waits for it. No Event holds a byte of a key.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -92,13 +95,36 @@ impl Reason {
     }
 }
 
-/// Writes Events. Repetitions about the same version of an object are counted, not repeated.
+/// Most notes whose repetitions are known. Each is one state of one pull secret, or of the certificates.
+const NOTES_MAX: usize = 100;
+
+/// Writes Events. Repetitions of a note about the same version of an object are counted, not repeated.
 #[derive(Clone)]
-pub(super) struct Events(Recorder);
+pub(super) struct Events {
+    client: Client,
+    /// By note: a recorder goes by the reason, and would count what is new as what was said before.
+    recorders: Arc<Mutex<HashMap<String, Recorder>>>,
+}
 
 impl Events {
     pub(super) fn new(client: Client) -> Self {
-        Self(Recorder::new(client, Reporter::from(REPORTER)))
+        Self {
+            client,
+            recorders: Arc::default(),
+        }
+    }
+
+    fn recorder(&self, note: &str) -> Recorder {
+        let mut recorders = self
+            .recorders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if recorders.len() >= NOTES_MAX {
+            recorders.clear();
+        }
+        let recorder = recorders.entry(note.to_owned());
+        let new = || Recorder::new(self.client.clone(), Reporter::from(REPORTER));
+        recorder.or_insert_with(new).clone()
     }
 
     /// Says `note` about an object of our namespace.
@@ -110,7 +136,7 @@ impl Events {
             action: reason.action().to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.0.publish(&event, regarding).await {
+        if let Err(error) = self.recorder(note).publish(&event, regarding).await {
             tracing::warn!(?reason, note, %error, "the Event could not be written");
         }
     }

@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
+use crate::credential::{Keyring, SecretType};
 use crate::index::document::{SecretDocument, StateDocument};
 use crate::index::{Coverage, IndexDocument, State as Usability};
 
-use super::copy::Observed;
+use super::copy::{ContentHash, Observed};
 use super::plan::Entry;
-use super::source::Origin;
+use super::source::{Origin, Payload, SourceSecret};
 use super::state::State;
 
 /// Why there is nothing of a program yet.
@@ -43,6 +44,30 @@ impl State {
         index.delivered = self.secret_names().map(|name| name.to_string()).collect();
         index.attached = self.may_be_attached();
         Some(index)
+    }
+
+    /// For who neither reads files nor asks programs: takes for what they gave what is published of it. That
+    /// tells copies apart, and is nothing to write.
+    pub fn believe_published(&mut self) {
+        let entries = self.rules.iter().flat_map(|rules| rules.plan.entries());
+        let published = self.published.iter().flatten().next();
+        let given = entries.filter_map(|entry| {
+            let Origin::Given(source) = &entry.origin else {
+                return None;
+            };
+            let secret = published?.secrets.get(&*entry.name)?;
+            let hash = ContentHash::parse(&secret.hash);
+            let hash = hash.filter(|_| secret.state == StateDocument::Usable);
+            let payload = hash.map(|hash| Payload {
+                kind: SecretType::DockerConfigJson,
+                bytes: Box::default(),
+                hash,
+                keyring: Keyring::default(),
+            });
+            let content = payload.map(Arc::new).ok_or_else(|| secret.problem.clone());
+            Some((Arc::clone(source), SourceSecret::given(content)))
+        });
+        self.given = given.collect();
     }
 
     fn secret(&self, entry: &Entry, before: Option<&SecretDocument>) -> Option<SecretDocument> {

@@ -786,6 +786,7 @@ pub(crate) mod tests {
         let keys = vec!["r.io".to_owned()];
         let expected = (StateDocument::Usable, String::new(), keys.clone());
         assert_eq!(secret(&mut state, good.clone()), expected);
+        let when_usable = state.index().unwrap();
         let failing = SourceSecret {
             problem: Some("it hangs".into()),
             ..good
@@ -801,5 +802,14 @@ pub(crate) mod tests {
             before,
             "the next controller has not asked yet"
         );
+        // As `status` looks at it.
+        put(&mut state, "a", "t", copy());
+        let how = |state: &State, namespace| state.look(namespace, "t").state;
+        state.believe_published();
+        assert_eq!(how(&state, "a"), Some(CopyState::Stale));
+        state.published = Some(Some(when_usable));
+        state.believe_published();
+        assert_eq!(how(&state, "a"), Some(CopyState::Present));
+        assert_eq!(how(&state, "b"), Some(CopyState::Missing));
     }
 }

@@ -28,7 +28,8 @@ const SHORT_LIVED: [(&str, &str); 6] = [
     ("00000000-0000-0000-0000-000000000000", "3 hours"),
 ];
 /// What makes a lasting login.
-const LASTING: &str = "make an access token, robot account or service principal at the registry, and log in with its \
+const LASTING: &str = "let the controller ask for it again and again (`exec`, docs/short-lived-tokens.md), or make an \
+                       access token, robot account or service principal at the registry, and log in with its \
                        name and secret";
 
 /// Seconds since 1970, and how a person reads them.

@@ -355,6 +355,7 @@ impl Looking<'_> {
         if is_own_seen {
             self.facts.state.own_sources.replace(own);
         }
+        self.facts.state.believe_published();
     }
 
     /// The Secrets of each name that copies have.

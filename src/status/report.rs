@@ -313,9 +313,7 @@ impl Facts {
                 (None, None) => Vec::new(),
             },
             tokens: expiries.map(|expiry| token(expiry, now)).collect(),
-            copies: self
-                .can_compare(entry, source.as_ref())
-                .then(|| copies.unwrap_or_default()),
+            copies: self.can_compare(entry).then(|| copies.unwrap_or_default()),
             accounts: None,
             source: self.source_report(entry, source.as_ref()),
             index: IndexReport::of(published),
@@ -323,8 +321,14 @@ impl Facts {
     }
 
     /// Whether all that a copy is judged by was seen.
-    fn can_compare(&self, entry: &PullSecretConfig, source: Option<&SourceRef>) -> bool {
-        source.is_some_and(|source| self.state.source(source).is_some())
+    fn can_compare(&self, entry: &PullSecretConfig) -> bool {
+        let plan = self
+            .state
+            .rules
+            .iter()
+            .flat_map(|rules| rules.plan.entries());
+        let mut planned = plan.filter(|planned| *planned.name == entry.name);
+        planned.any(|planned| self.state.source_of(planned).is_some())
             && self.state.namespaces.known().is_some()
             && self.state.copies.contains_key(&*entry.secret_name)
     }

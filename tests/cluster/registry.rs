@@ -13,6 +13,7 @@ mod token;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -109,7 +110,7 @@ const TOKEN_HOSTS: &[&str] = &[
 /// The registries of the cluster.
 pub(crate) struct Kit {
     /// Accounts of the registry that asks for tokens, whatever name leads there.
-    pub(crate) tokens: TokenServer,
+    pub(crate) tokens: Arc<TokenServer>,
     images: Images,
     hosts: PathBuf,
     _registries: Vec<Registry>,
@@ -120,7 +121,7 @@ impl Kit {
     /// Starts the registries, makes the images and writes how containerd reaches them into `hosts`.
     pub(crate) fn start(pki: &Pki, workdir: &Path, hosts: &Path, logs: &Path) -> Self {
         let at = workdir.join("registries");
-        let tokens = TokenServer::start(pki);
+        let tokens = Arc::new(TokenServer::start(pki));
         let untrusted = Pki::create(&at.join("untrusted")).server("registry", &["10.39.0.118"]);
         let mut registries = vec![
             Registry::start("open", "0.0.0.0:5099", &Auth::Open, None, &at, logs),

@@ -22,6 +22,7 @@ mod load;
 mod migration;
 mod overhead;
 mod pods;
+mod programs;
 mod reach;
 mod rights;
 mod sources;
@@ -57,7 +58,10 @@ pub(crate) fn register(trials: &mut Trials) {
             // At the end, because it changes the ServiceAccounts of every namespace.
             return migration::register(trials);
         }
-        Ok("soak") => return load::register_soak(trials),
+        Ok("soak") => {
+            load::register_soak(trials);
+            return programs::register_soak(trials);
+        }
         Ok("bench") => {
             overhead::register(trials);
             return footprint::register_bench(trials);
@@ -66,6 +70,7 @@ pub(crate) fn register(trials: &mut Trials) {
     }
     workloads::register(trials);
     certificates::register(trials);
+    programs::register(trials);
     delivery::register(trials);
     faults::register(trials);
     tenants::register(trials);

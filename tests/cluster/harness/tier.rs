@@ -19,6 +19,7 @@ const NODE_PROGRAMS: &[&str] = &[
     "containerd",
     "containerd-shim-runc-v2",
     "crane",
+    "ecr-credential-provider",
     "host-local",
     "kube-proxy",
     "kube-scheduler",

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
@@ -39,6 +39,8 @@ pub(crate) struct Account {
     pub(crate) password: String,
     /// The password before that, while it is still accepted.
     pub(crate) former_password: Option<String>,
+    /// Passwords that end, and when.
+    pub(crate) ending: Vec<(String, Instant)>,
     /// Repositories that may be read.
     pub(crate) repositories: Vec<String>,
     /// How long a token of this account opens anything.
@@ -52,13 +54,17 @@ impl Account {
             user: user.to_owned(),
             password: password.to_owned(),
             former_password: None,
+            ending: Vec::new(),
             repositories: repositories.iter().map(|name| (*name).to_owned()).collect(),
             lifetime: LIFETIME,
         }
     }
 
     fn opens_with(&self, password: &str) -> bool {
-        self.password == password || self.former_password.as_deref() == Some(password)
+        let mut ending = self.ending.iter();
+        self.password == password
+            || self.former_password.as_deref() == Some(password)
+            || ending.any(|(ends, end)| ends == password && Instant::now() < *end)
     }
 }
 

@@ -40,6 +40,35 @@ fn valid_files_load_and_compile() {
     }
 }
 
+/// The examples of the page, whole or as one `source`.
+#[test]
+fn examples_of_short_lived_tokens_are_rules() {
+    let page = include_str!("../docs/short-lived-tokens.md");
+    let blocks = page.split("```yaml\n").skip(1);
+    let blocks = blocks.filter_map(|block| block.split("```").next());
+    let mut sources = Vec::new();
+    for block in blocks.filter(|block| !block.starts_with("controller:")) {
+        let text = match block.strip_prefix("source: ") {
+            None => block.to_owned(),
+            Some(source) => format!(
+                "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\n\
+                 pullSecrets: [{{name: a, source: {}}}]\nrules: []\n",
+                source.trim()
+            ),
+        };
+        let config = load(&text).unwrap_or_else(|errors| panic!("{text}\n{errors}"));
+        sources.push(config.pull_secrets[0].source.to_string());
+    }
+    let expected = [
+        "program ecr-credential-provider",
+        "program auth-provider-gcp",
+        "program acr-credential-provider",
+        "program docker-credential-ecr-login",
+        "file /var/run/registry/config.json",
+    ];
+    assert_eq!(sources, expected);
+}
+
 /// One file, one case, with what is printed for it beside it. `UPDATE_EXPECT=1` writes it anew.
 #[test]
 fn bad_files_are_explained() {

@@ -28,9 +28,11 @@ const SHORT_LIVED: [(&str, &str); 6] = [
     ("00000000-0000-0000-0000-000000000000", "3 hours"),
 ];
 /// What makes a lasting login.
-const LASTING: &str = "let the controller ask for it again and again (`exec`, docs/short-lived-tokens.md), or make an \
-                       access token, robot account or service principal at the registry, and log in with its \
+const LASTING: &str = "make an access token, robot account or service principal at the registry, and log in with its \
                        name and secret";
+/// What does instead of one.
+const ASKED: &str =
+    "let the controller ask for it anew each time (`exec`, docs/short-lived-tokens.md), or";
 
 /// Seconds since 1970, and how a person reads them.
 #[derive(Debug, Clone, Copy)]
@@ -151,7 +153,7 @@ fn ends(entry: &Entry, clock: &Clock) -> Option<String> {
             format!("within {}", known?.1)
         }
     };
-    Some(format!("it is a token that ends {when}: {LASTING}"))
+    Some(format!("it is a token that ends {when}: {ASKED} {LASTING}"))
 }
 
 /// Host with port, and the path with its slash.

@@ -208,7 +208,7 @@ fn incident_26_the_nodes_network_is_never_used_on_the_kubelets_port() {
 }
 
 #[test]
-fn incident_28_no_hook_but_the_test_and_no_image_but_ours() {
+fn incident_28_no_hook_but_the_test_and_no_image_but_ours_and_one_that_is_asked_for() {
     for rendered in RENDERED.iter() {
         for object in &rendered.objects {
             let annotations = object["metadata"]["annotations"].as_object();
@@ -218,7 +218,13 @@ fn incident_28_no_hook_but_the_test_and_no_image_but_ours() {
             assert_ne!(object["kind"], "Job", "{place}");
         }
         for (place, spec) in rendered.pod_specs() {
-            assert!(spec["initContainers"].is_null(), "{place}");
+            let has_plugins = rendered.case == "plugins" && place.ends_with("-controller");
+            let expected = has_plugins.then_some("registry.example.com/plugins:1");
+            let mut first = list(&spec["initContainers"]).iter();
+            let image = first
+                .next()
+                .and_then(|container| container["image"].as_str());
+            assert_eq!((image, first.next()), (expected, None), "{place}");
             let image = match &*rendered.case {
                 "image" => {
                     "registry.example.com:5000/mirror/pullpass@sha256:\

@@ -22,6 +22,9 @@ use crate::files::{Reload, WatchedFiles};
 /// What ends sooner than this after it was given is taken to hold so long: asked for again at two thirds of it,
 /// it is written six times a minute, which is the most that any object is.
 const LIFETIME_MIN: Duration = Duration::from_secs(15);
+/// What holds longer is asked for again after this nevertheless: whoever took the right to it away is heard of
+/// within a day.
+const LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest first pause after a failure; doubles.
 const RETRY_MIN: Duration = Duration::from_secs(2);
 /// Longest pause after failures: what is repaired is seen within a minute.
@@ -74,7 +77,7 @@ pub(super) async fn follow<A: Future<Output = Result<Answer, String>>>(
         let pause = match answer {
             Ok(answer) => {
                 pauses = pauses_between(RETRY_MIN, RETRY_MAX);
-                let lifetime = answer.lifetime.max(LIFETIME_MIN);
+                let lifetime = answer.lifetime.clamp(LIFETIME_MIN, LIFETIME_MAX);
                 held.renew(answer.payload, Instant::now() + lifetime);
                 refresh_after(lifetime)
             }
@@ -195,6 +198,12 @@ mod tests {
             pauses.iter().any(|pause| *pause != pauses[0]),
             "{pauses:?} have no jitter"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_holds_for_ever_is_asked_for_once_a_day() {
+        let (asked, _) = follow_for(47 * 3600, async |_| answer("p", u64::MAX)).await;
+        assert_eq!(asked.len(), 3, "{asked:?}");
     }
 
     #[tokio::test(start_paused = true)]

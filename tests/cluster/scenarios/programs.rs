@@ -288,9 +288,26 @@ fn helper(cluster: &Cluster) {
         delivery.until_copied(namespace, "moody", &moody_payload("hunter2"));
     }
     delivery.until_wrote(namespaces.len());
-    let calls = fs::read_to_string(calls).expect("it was called");
-    assert_eq!(calls, "get registry.example.com\n");
-    assert!(!delivery.controller.log().contains("hunter2"));
+    let called = || fs::read_to_string(&calls).expect("it was called");
+    assert_eq!(called(), "get registry.example.com\n");
+
+    // The next one to lead has to ask, and gets the same: it writes nothing but what is new.
+    let next = delivery.next_controller();
+    delivery.controller.terminate();
+    next.until_leading();
+    let new = delivery.namespace("new");
+    delivery.until_copied(&new, "moody", &moody_payload("hunter2"));
+    assert_eq!(called(), "get registry.example.com\n".repeat(2));
+    wait_for("it says what it wrote", HAPPY, || {
+        let writes = next.metric("pullpass_writes_total{object=\"copy\"}");
+        assert!(writes <= 1.0, "{writes} writes");
+        (writes == 1.0)
+            .then_some(())
+            .ok_or_else(|| writes.to_string())
+    });
+    for log in [delivery.controller.log(), next.log()] {
+        assert!(!log.contains("hunter2"), "{log}");
+    }
 }
 
 /// As a kubelet swaps what a Secret or ConfigMap mounts.

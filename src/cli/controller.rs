@@ -180,6 +180,7 @@ mod tests {
         assert_eq!(args.rules_config_map, "pullpass-rules");
         assert_eq!(args.lease, "pullpass-controller");
         assert_eq!(args.delivery.index_config_map, "pullpass-index");
+        assert_eq!(args.delivery.plugins, PathBuf::from("/plugins"));
         assert!(!args.delivery.delivery, "the chart says so, not a guess");
         assert_eq!(args.service_account, "pullpass-controller");
     }

@@ -15,7 +15,7 @@ use super::HelperError;
 /// Most that a program may write to either of its outputs, in bytes: what a Secret holds at most.
 pub(super) const OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
 /// Most private writable memory of a program that runs beside us, in bytes: its heap, stacks and data. A Go program
-/// takes 64 MiB of that for its first page; the providers of the clouds stay below 160 MiB.
+/// takes 64 MiB of that for its first heap, whatever it needs; `ecr-credential-provider` needs 80 MiB in all.
 pub const MEMORY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// A program, and what it is given.

@@ -209,6 +209,16 @@ impl SecretDocument {
         }
     }
 
+    /// Why it is unusable or stale, or why there is nothing newer than what is used.
+    pub fn reason(&self) -> Option<&str> {
+        match &self.state {
+            StateDocument::Unusable { reason } => Some(reason),
+            StateDocument::Usable | StateDocument::Stale => {
+                Some(&*self.problem).filter(|problem| !problem.is_empty())
+            }
+        }
+    }
+
     fn to_coverage(&self) -> Coverage {
         let with = self.keys.iter().map(|key| (key, true));
         let without = self.keys_without_credential.iter().map(|key| (key, false));

@@ -104,7 +104,7 @@ pub enum SourceState {
 pub struct IndexReport {
     /// `usable`, `stale`, `unusable`, or `unknown` where it says nothing.
     pub state: &'static str,
-    /// Why it is unusable or stale.
+    /// Why it is unusable or stale, or why there is nothing newer.
     pub reason: Option<String>,
 }
 
@@ -377,15 +377,13 @@ impl Facts {
     fn given_report(&self, entry: &PullSecretConfig) -> SourceReport {
         let index = self.index.as_ref();
         let published = index.and_then(|index| index.secrets.get(&entry.name));
-        let problem = published.map(|published| published.problem.clone());
-        let problem = problem.filter(|problem| !problem.is_empty());
-        let (state, reason) = match published.map(|published| &published.state) {
-            None => (SourceState::NotLookedAt, None),
-            Some(StateDocument::Usable) => (SourceState::Usable, problem),
-            Some(StateDocument::Stale) => (SourceState::Unusable, problem),
-            Some(StateDocument::Unusable { reason }) => {
-                (SourceState::Unusable, Some(reason.clone()))
-            }
+        let reason = published
+            .and_then(SecretDocument::reason)
+            .map(ToOwned::to_owned);
+        let state = match published.map(|published| &published.state) {
+            None => SourceState::NotLookedAt,
+            Some(StateDocument::Usable) => SourceState::Usable,
+            Some(StateDocument::Stale | StateDocument::Unusable { .. }) => SourceState::Unusable,
         };
         let fix = "look for it in what the controller has mounted, and try it by hand";
         SourceReport {
@@ -399,14 +397,14 @@ impl Facts {
 
 impl IndexReport {
     fn of(published: Option<&SecretDocument>) -> Self {
-        let problem = published.map(|secret| secret.problem.clone());
-        let problem = problem.filter(|problem| !problem.is_empty());
-        let (state, reason) = match published.map(|secret| &secret.state) {
-            None => ("unknown", None),
-            Some(StateDocument::Usable) => ("usable", None),
-            Some(StateDocument::Stale) => ("stale", problem),
-            Some(StateDocument::Unusable { reason }) => ("unusable", Some(reason.clone())),
+        let state = match published.map(|secret| &secret.state) {
+            None => "unknown",
+            Some(StateDocument::Usable) => "usable",
+            Some(StateDocument::Stale) => "stale",
+            Some(StateDocument::Unusable { .. }) => "unusable",
         };
+        let reason = published.and_then(SecretDocument::reason);
+        let reason = reason.map(ToOwned::to_owned);
         Self { state, reason }
     }
 }

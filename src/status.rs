@@ -13,6 +13,7 @@ pub mod facts;
 mod fetch;
 pub mod keys;
 pub mod pods;
+pub mod pull;
 pub mod report;
 #[cfg(test)]
 pub(crate) mod sound;

@@ -64,7 +64,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<Outcome, CliError> {
 async fn look(args: &StatusArgs) -> Result<Facts, CliError> {
     let progress = Progress::new();
     let show = |what: &str| progress.show(&format!("looking at: {what}"));
-    let (server, found) = Live::find(&args.installation, &progress).await?;
+    let (server, found) = Live::find(&args.installation.chosen(), &progress).await?;
     let scope = Scope {
         pull_secret: args.secret.as_deref(),
         pods: true,

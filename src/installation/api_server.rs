@@ -220,6 +220,15 @@ impl ApiServer {
         }
     }
 
+    /// One object by its path, of which `T` may read as little as it wants.
+    pub async fn object<T: DeserializeOwned>(&self, path: &str) -> Looked<T> {
+        let read = |text: String| match serde_json::from_str(&text) {
+            Ok(object) => Looked::Seen(object),
+            Err(_) => Looked::Failed(UNREADABLE.to_owned()),
+        };
+        self.text(path).await.and_then(read)
+    }
+
     /// One text of a ConfigMap in the installation's namespace; `None` without this key.
     pub async fn text_of(&self, names: &Names, object: &str, key: &str) -> Looked<Option<String>> {
         let object: Looked<ConfigMap> = self.one(Some(&names.namespace), object).await;
@@ -304,7 +313,7 @@ impl ApiServer {
         }
     }
 
-    /// The text behind a path that is no API object.
+    /// The text behind a path.
     pub async fn text(&self, path: &str) -> Looked<String> {
         match self.get(path).await {
             Ok(Answer {

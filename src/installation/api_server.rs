@@ -84,6 +84,8 @@ pub enum Removal {
     Done,
     /// It is not as it was when it was looked at.
     Changed,
+    /// The API server lets nobody do it now, for the sake of a PodDisruptionBudget; its words.
+    Refused(String),
     /// It is still there; the API server's words.
     Failed(String),
 }
@@ -291,6 +293,30 @@ impl ApiServer {
             Ok(_) => Removal::Done,
             Err(kube::Error::Api(status)) if status.code == 404 => Removal::Done,
             Err(kube::Error::Api(status)) if status.code == 409 => Removal::Changed,
+            Err(error) => Removal::Failed(words(error)),
+        }
+    }
+
+    /// Evicts this very version of a Pod, and no other, if its PodDisruptionBudgets allow it.
+    pub async fn evict(&self, namespace: &str, pod: &str, exactly: &Preconditions) -> Removal {
+        let eviction = serde_json::json!({
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": namespace},
+            "deleteOptions": {"preconditions": exactly},
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+        let request = http::Request::post(path)
+            .header("content-type", "application/json")
+            .body(eviction.to_string().into_bytes());
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return Removal::Failed(error.to_string()),
+        };
+        match self.client.request::<IgnoredAny>(request).await {
+            Ok(_) => Removal::Done,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Removal::Changed,
+            Err(kube::Error::Api(status)) if status.code == 429 => Removal::Refused(status.message),
             Err(error) => Removal::Failed(words(error)),
         }
     }

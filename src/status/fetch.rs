@@ -297,7 +297,7 @@ impl<'a> Looking<'a> {
         }
     }
 
-    /// One namespace, as if it were the only one.
+    /// One namespace, beside those of which this was said before.
     pub(super) async fn namespace(&mut self, name: &str) {
         (self.progress)("namespace");
         let path = format!("/api/v1/namespaces/{name}");
@@ -308,11 +308,10 @@ impl<'a> Looking<'a> {
             &seen,
         );
         if let Looked::Seen(Bare { metadata }) = seen {
-            let namespace = namespace_of(metadata);
-            self.facts
-                .state
-                .namespaces
-                .replace([(name.into(), namespace)].into());
+            let namespaces = &mut self.facts.state.namespaces;
+            let mut known = namespaces.known().cloned().unwrap_or_default();
+            known.insert(name.into(), namespace_of(metadata));
+            namespaces.replace(known);
         }
     }
 
@@ -465,7 +464,9 @@ pub(super) async fn read_accounts(
     listed.await.map(|()| accounts)
 }
 
-fn at_once<F: Future>(questions: impl Iterator<Item = F>) -> impl Stream<Item = F::Output> {
+pub(super) fn at_once<F: Future>(
+    questions: impl Iterator<Item = F>,
+) -> impl Stream<Item = F::Output> {
     futures_util::stream::iter(questions).buffered(ASKED_AT_ONCE)
 }
 

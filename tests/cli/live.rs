@@ -86,6 +86,7 @@ cases!(
     two_installations,
     pods_that_do_not_pull,
     pods_with_few_rights,
+    pods_that_are_stuck,
 );
 
 /// A stand-in for an API server.
@@ -212,6 +213,7 @@ impl Store {
             .rposition(|part| *part == "namespaces");
         let namespace = namespace.and_then(|at| parts.get(at + 1)).copied();
         match parts.get(resource + 1) {
+            Some(name) if parts.last() == Some(&"eviction") => self.evict(namespace, name, body),
             Some(name) => self.one(method, kind, namespace, name, body),
             None => self.list(kind, namespace, &parameters(query)),
         }
@@ -245,6 +247,19 @@ impl Store {
             return refusal(409, "the object has been modified");
         }
         (200, self.objects.remove(found))
+    }
+
+    /// As the API server does; the Pod of this annotation is under a PodDisruptionBudget.
+    fn evict(&mut self, namespace: Option<&str>, name: &str, body: &Value) -> (u16, Value) {
+        let found = self
+            .objects
+            .iter()
+            .find(|object| is_of(object, "pods", namespace) && object["metadata"]["name"] == name);
+        if found.is_some_and(|pod| pod["metadata"]["annotations"]["disruptions"] == "0") {
+            let words = "Cannot evict pod as it would violate the pod's disruption budget.";
+            return refusal(429, words);
+        }
+        self.one("DELETE", "pods", namespace, name, &body["deleteOptions"])
     }
 
     fn list(

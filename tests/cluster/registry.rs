@@ -205,6 +205,26 @@ impl Kit {
         proxy
     }
 
+    /// Leads `host` in plain HTTP to a registry that expects TLS.
+    pub(crate) fn lead_plain(&self, host: &str) {
+        hosts::lead(&self.hosts, host, address(UNTRUSTED));
+    }
+
+    /// Pushes an image that is made for another architecture than any that tests run on, where anyone may pull.
+    pub(crate) fn other_platform(&self, repository: &str) -> String {
+        let image = self.fresh_public(repository);
+        let arguments = [
+            "mutate",
+            &image,
+            "--set-platform",
+            "linux/s390x",
+            "--tag",
+            &image,
+        ];
+        self.crane(&arguments);
+        image
+    }
+
     /// `host:port` of a registry whose certificate nobody trusts.
     pub(crate) fn untrusted(&self) -> &'static str {
         UNTRUSTED

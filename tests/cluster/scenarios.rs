@@ -9,6 +9,7 @@ mod delivery;
 mod doctor;
 mod documentation;
 mod edits;
+mod explain;
 mod failures;
 mod faults;
 mod footprint;
@@ -75,6 +76,7 @@ pub(crate) fn register(trials: &mut Trials) {
     injection::register(trials);
     pods::register(trials);
     import::register(trials);
+    explain::register(trials);
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);

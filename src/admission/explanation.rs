@@ -250,6 +250,10 @@ impl Explanation {
                 "nothing is added: no kubelet can use {}",
                 self.names_of(&[Verdict::Unusable, Verdict::UndecodableHere])
             ),
+            Reason::Rejected => format!(
+                "nothing is added: the registry rejects {}",
+                self.names_of(&[Verdict::Rejected])
+            ),
             Reason::StrictServiceAccount => "nothing is added: the ServiceAccount enforces mountable secrets, and the API server would refuse the Pod".to_owned(),
             Reason::MirrorPod => "nothing is added: a mirror Pod may not name Secrets".to_owned(),
             Reason::OptedOut => {

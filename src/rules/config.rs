@@ -10,6 +10,7 @@ use super::yaml::Tree;
 mod document;
 mod filter;
 mod names;
+mod probe;
 mod reader;
 mod rule;
 mod secret;
@@ -25,6 +26,13 @@ pub const FILE_RULES_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const PULL_SECRETS_MAX: usize = 5_000;
 /// Most image patterns (`images` and `excludeImages` together) in one rules text.
 pub const PATTERNS_MAX: usize = 100_000;
+/// How often a registry is asked about a credential, in seconds, where a `probe` does not say.
+pub const PROBE_INTERVAL_SECONDS: u32 = 600;
+/// Shortest `interval` of a `probe`, in seconds: 120 questions an hour, a hundredth of what Docker Hub, the
+/// strictest of the large registries, takes from one address.
+pub const PROBE_INTERVAL_SECONDS_MIN: u32 = 30;
+/// Longest `interval` of a `probe`, in seconds: what is older than a day says nothing.
+pub const PROBE_INTERVAL_SECONDS_MAX: u32 = 24 * 3600;
 
 /// A valid `rules.yaml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,6 +60,32 @@ pub struct PullSecretConfig {
     pub service_accounts: Vec<String>,
     /// Whose copies are taken over.
     pub adopt: Vec<Adopt>,
+    /// How the registry is asked about it; `None`: it is not.
+    pub probe: Option<ProbeConfig>,
+}
+
+/// How a registry is asked whether it still accepts a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeConfig {
+    /// What the credential may pull from, `HOST[:PORT]/PATH`. Its registry is asked, with the login that
+    /// the kubelet would try first there; other registry keys of the credential are not.
+    pub repository: String,
+    /// How often, in seconds.
+    pub interval_seconds: u32,
+    /// What happens to Pods while it does not.
+    pub on_rejected: OnRejected,
+    /// Whether it is asked by plain HTTP. Whoever listens has the password then.
+    pub plain_http: bool,
+}
+
+/// What happens to Pods while the registry rejects the credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnRejected {
+    /// It is injected, with a warning.
+    #[default]
+    Inject,
+    /// It is not injected.
+    Skip,
 }
 
 /// Where a credential comes from.
@@ -259,6 +293,7 @@ mod tests {
                 namespaces: NamespaceFilter::default(),
                 service_accounts: Vec::new(),
                 adopt: Vec::new(),
+                probe: None,
             }],
             rules: vec![RuleConfig {
                 name: "r".to_owned(),

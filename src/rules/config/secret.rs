@@ -11,7 +11,7 @@ use super::filter::owned;
 use super::names::{ENV_NAME, LABEL_KEY, LABEL_VALUE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 use super::reader::{Choice, Reader, Text};
 use super::rule::Names;
-use super::{Adopt, Deliver, ExecSource, PULL_SECRETS_MAX, PullSecretConfig, Source};
+use super::{Adopt, Deliver, ExecSource, PULL_SECRETS_MAX, ProbeConfig, PullSecretConfig, Source};
 
 const DELIVER: &[Choice<Deliver>] = &[
     ("Always", Deliver::Always),
@@ -45,7 +45,7 @@ impl Reader<'_, '_> {
     }
 
     fn pull_secret(&mut self, node: Node<'_>) -> Option<Secret> {
-        const FIELDS: [&str; 9] = [
+        const FIELDS: [&str; 10] = [
             "name",
             "secretName",
             "source",
@@ -55,6 +55,7 @@ impl Reader<'_, '_> {
             "namespaceSelector",
             "serviceAccounts",
             "adopt",
+            "probe",
         ];
         let what = "an entry of `pullSecrets`";
         let fields = self.fields(node, what, FIELDS)?;
@@ -68,6 +69,7 @@ impl Reader<'_, '_> {
             selector,
             accounts,
             adopt,
+            probe,
         ] = fields.values;
         let name = self.required(name, "name", what, &fields.head);
         let name = name.and_then(|node| self.name(node, "`name`", &SECRET));
@@ -78,6 +80,7 @@ impl Reader<'_, '_> {
         let namespaces = self.namespace_filter(include, exclude, selector);
         let service_accounts = accounts.map(|node| self.service_accounts(node));
         let adopt = adopt.map(|node| self.adopt(node));
+        let probe = probe.and_then(|node| self.probe_of(node, deliver));
 
         let name = name?;
         let secret_name = secret_name.flatten().unwrap_or_else(|| name.clone());
@@ -94,10 +97,20 @@ impl Reader<'_, '_> {
                 namespaces,
                 service_accounts: service_accounts.unwrap_or_default(),
                 adopt: adopt.unwrap_or_default(),
+                probe,
             },
             name_span: name.span,
             secret_name_span: secret_name.span,
         })
+    }
+
+    fn probe_of(&mut self, node: Node<'_>, deliver: Option<Deliver>) -> Option<ProbeConfig> {
+        if deliver == Some(Deliver::Never) {
+            let message = "`probe` with `deliver: Never`: nobody here can read that credential";
+            let help = "remove one of the two";
+            self.report(Diagnostic::new(node.span(), message).help(help));
+        }
+        self.probe(node)
     }
 
     /// `{secret}`, `{namespace, secret}`, `{file}` or `{exec}`. `secret` defaults to the entry's name.

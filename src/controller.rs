@@ -25,6 +25,7 @@ pub use leader::LEASE_SECONDS;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ pub struct Config {
     pub rotation_wait: Duration,
     /// Whether pull secrets are delivered; then this is the ConfigMap of the index.
     pub delivery: Option<String>,
+    /// Files and directories of authorities that the registries of probes are verified by.
+    pub registry_ca: Vec<PathBuf>,
 }
 
 /// Who makes the certificates, and who writes `caBundle`.
@@ -292,6 +295,7 @@ impl Controller {
             metrics: self.metrics.clone(),
             own_metrics: self.own_metrics.clone(),
             delivery_metrics: self.metrics.delivery()?,
+            registry_ca: self.config.registry_ca.clone(),
         };
         Ok(Some(Delivery::start(tasks, parts)))
     }

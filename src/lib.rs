@@ -20,6 +20,7 @@ pub mod logging;
 pub mod manifest;
 pub mod metrics;
 pub mod pki;
+pub mod probe;
 pub mod rules;
 pub mod shutdown;
 pub mod snapshot;

@@ -1,6 +1,7 @@
 //! `pullpass controller`: from arguments to a running controller.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -53,6 +54,11 @@ struct DeliveryArgs {
     /// ConfigMap of the index, key index.json
     #[arg(long, value_name = "NAME", default_value = "pullpass-index")]
     index_config_map: String,
+    /// Authority that registries are verified by when they are asked about a credential (`probe` in the
+    /// rules): a PEM file, or a directory of them. May be given several times; without it no registry is
+    /// trusted
+    #[arg(long, value_name = "PATH")]
+    registry_ca: Vec<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -101,6 +107,7 @@ impl ControllerArgs {
             service_account: self.service_account,
             certificates: self.certificates.certificates,
             rotation_wait: Duration::from_secs(self.certificates.rotation_wait),
+            registry_ca: self.delivery.registry_ca,
             delivery: self
                 .delivery
                 .delivery

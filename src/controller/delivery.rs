@@ -4,7 +4,8 @@
 //! ```text
 //! API server --watches--> board (state, queue) --writer, 8 at a time---> API server: copies, accounts
 //!                            |-- index ---------------------------------> ConfigMap, for the webhook
-//!                            `-- announce ------------------------------> metrics, Events
+//!                            |-- announce ------------------------------> metrics, Events
+//!                            `-- prober <---> registries, about what the rules say
 //! ```
 //! Watches run in every replica; the rest only while it leads, but for one thing: who does not lead stands
 //! in for a leader that does not create what a Pod waits for. What to do is decided by
@@ -15,11 +16,13 @@ mod announce;
 mod board;
 mod copies;
 mod index;
+mod prober;
 mod queue;
 mod watches;
 mod writer;
 
 use std::future::pending;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +36,7 @@ use self::announce::Announcer;
 use self::board::{Board, Scope};
 use self::copies::Copies;
 use self::index::Publisher;
+use self::prober::{Authorities, Prober};
 use self::queue::Duty;
 use self::watches::Watches;
 use self::writer::Writer;
@@ -68,6 +72,8 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) own_metrics: ControllerMetrics,
     pub(super) delivery_metrics: DeliveryMetrics,
+    /// Files and directories of authorities that registries are verified by.
+    pub(super) registry_ca: Vec<PathBuf>,
 }
 
 /// The one that delivers, while it leads.
@@ -75,6 +81,7 @@ pub(super) struct Delivery {
     writer: Writer,
     publisher: Publisher,
     announcer: Announcer,
+    prober: Prober,
 }
 
 impl Delivery {
@@ -131,6 +138,13 @@ impl Delivery {
                 written: None,
                 put_back: Budget::default(),
             },
+            prober: Prober {
+                board: Arc::clone(&board),
+                authorities: Authorities {
+                    paths: parts.registry_ca,
+                    read: None,
+                },
+            },
             announcer: Announcer {
                 board,
                 verdicts: parts.verdicts,
@@ -154,6 +168,7 @@ impl Delivery {
             self.publisher.run(owner, stop),
             self.writer.run(Duty::Lead, stop),
             self.announcer.run(stop),
+            self.prober.run(stop),
         );
     }
 }
@@ -176,6 +191,7 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.copies.set([]);
         self.0.attached.set([]);
+        self.0.probes.set([]);
     }
 }
 

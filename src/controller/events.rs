@@ -37,6 +37,12 @@ pub(super) enum Reason {
     SourceUnusable,
     /// It can be used now.
     SourceUsable,
+    /// A registry rejects a credential.
+    CredentialRejected,
+    /// It accepts it again.
+    CredentialAccepted,
+    /// It does not say.
+    ProbeUnanswered,
     /// Somebody else's Secret has the name of a copy.
     CopyNotOurs,
     /// The API server refuses copies.
@@ -56,13 +62,16 @@ impl Reason {
             | Self::CaRotated
             | Self::CaBundleApplied
             | Self::RulesValid
-            | Self::SourceUsable => EventType::Normal,
+            | Self::SourceUsable
+            | Self::CredentialAccepted => EventType::Normal,
             Self::CertificateLost
             | Self::CaBundleOverwritten
             | Self::SecretNotOurs
             | Self::RulesInvalid
             | Self::SourceMissing
             | Self::SourceUnusable
+            | Self::CredentialRejected
+            | Self::ProbeUnanswered
             | Self::CopyNotOurs
             | Self::CopyRefused
             | Self::AccountRefused
@@ -80,6 +89,9 @@ impl Reason {
             | Self::CaRotated
             | Self::CertificateLost
             | Self::SecretNotOurs => "KeepCertificates",
+            Self::CredentialRejected | Self::CredentialAccepted | Self::ProbeUnanswered => {
+                "AskRegistry"
+            }
             Self::SourceMissing
             | Self::SourceUnusable
             | Self::SourceUsable

@@ -56,7 +56,10 @@ impl State {
         let reason = match source.map(|source| &source.content) {
             Some(Ok(payload)) => {
                 let usable = coverage(payload.keyring.clone(), Usability::Usable);
-                return Some(SecretDocument::new(&usable, payload.hash.to_string()));
+                return Some(SecretDocument {
+                    probe: self.probed(entry).cloned(),
+                    ..SecretDocument::new(&usable, payload.hash.to_string())
+                });
             }
             Some(Err(reason)) => reason.to_string(),
             None => "its source does not exist".to_owned(),
@@ -67,6 +70,7 @@ impl State {
         Some(match before.filter(was_usable) {
             Some(before) => SecretDocument {
                 state: StateDocument::Stale,
+                probe: None,
                 ..before.clone()
             },
             None => {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::rules::config::{Adopt, Deliver, PullSecretConfig, RulesConfig, Source};
+use crate::rules::config::{Adopt, Deliver, ProbeConfig, PullSecretConfig, RulesConfig, Source};
 use crate::rules::{Labels, NamespaceMatcher};
 
 use super::source::SourceRef;
@@ -35,6 +35,8 @@ pub struct Entry {
     pub deliver: Deliver,
     /// Whose copies are taken over.
     pub adopt: Vec<Adopt>,
+    /// How its registry is asked about it.
+    pub probe: Option<Arc<ProbeConfig>>,
     /// ServiceAccounts that it is attached to; `*`: all.
     service_accounts: Vec<String>,
     namespaces: NamespaceMatcher,
@@ -167,6 +169,7 @@ impl Entry {
             source,
             deliver: secret.deliver,
             adopt: secret.adopt.clone(),
+            probe: secret.probe.clone().map(Arc::new),
             service_accounts: secret.service_accounts.clone(),
             namespaces: NamespaceMatcher::permission(&secret.namespaces),
         }

@@ -12,6 +12,7 @@ use crate::rules::config::Deliver;
 use super::attach::{Account, Change, Wish};
 use super::copy::Observed;
 use super::plan::{Claim, Entry, Plan};
+use super::probe::Answered;
 use super::source::{Payload, SourceRef, SourceSecret};
 use super::step::{self, Content, CopyState, Step, Wanted};
 
@@ -66,6 +67,8 @@ pub struct State {
     pub accounts: Listing<ObjectKey, Account>,
     /// The index that is published; `None` before it was looked for.
     pub published: Option<Option<IndexDocument>>,
+    /// What registries said, by the entry's name.
+    pub answers: BTreeMap<Arc<str>, Answered>,
     /// Names of copies that the API server did not let us write.
     pub forbidden: BTreeSet<Arc<str>>,
     /// Whether the API server did not let us write ServiceAccounts.
@@ -323,7 +326,7 @@ impl State {
     }
 
     /// What copies of an entry should hold.
-    fn payload(&self, entry: &Entry) -> Option<&Arc<Payload>> {
+    pub(super) fn payload(&self, entry: &Entry) -> Option<&Arc<Payload>> {
         let source = self.source(entry.source.as_ref()?)??;
         source.content.as_ref().ok()
     }
@@ -432,6 +435,10 @@ pub(crate) mod tests {
         }
         state.published = Some(state.index());
         state
+    }
+
+    pub(crate) fn set_source(state: &mut State, payload: &[u8]) {
+        state.own_sources.set("harbor".into(), source(payload));
     }
 
     pub(crate) fn put(state: &mut State, namespace: &str, name: &str, secret: Observed) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::index::document::INDEX_BYTES_MAX;
+use crate::index::document::{INDEX_BYTES_MAX, ProbeResult};
 
 use super::plan::Entry;
 use super::source::SourceRef;
@@ -36,6 +36,10 @@ pub enum Topic {
     SourceMissing(Arc<str>),
     /// The source of this entry cannot be used.
     SourceUnusable(Arc<str>),
+    /// The registry of this entry rejects it.
+    CredentialRejected(Arc<str>),
+    /// The registry of this entry does not say whether it accepts it.
+    Unanswered(Arc<str>),
     /// Somebody else's Secrets have the name of this entry's copies.
     Foreign(Arc<str>),
     /// Secrets of this name may not be read or written.
@@ -116,6 +120,7 @@ impl State {
         ];
         let watches = watches.into_iter().filter(|(_, is_denied)| *is_denied);
         sources
+            .chain(entries.iter().filter_map(|entry| self.of_probe(entry)))
             .chain(foreign)
             .chain(names.map(of_permission))
             .chain(watches.map(|(kind, _)| of_watch(kind)))
@@ -124,7 +129,8 @@ impl State {
             .collect()
     }
 
-    fn entries(&self) -> &[Entry] {
+    /// Every entry that is delivered.
+    pub fn entries(&self) -> &[Entry] {
         let rules = self.rules.as_ref();
         rules.map(|rules| rules.plan.entries()).unwrap_or_default()
     }
@@ -156,16 +162,43 @@ impl State {
                 command(source)
             ),
         };
-        let is_own =
-            self.rules.as_ref().map(|rules| rules.plan.own_namespace()) == Some(&*source.namespace);
-        let seen = found.filter(|_| is_own);
         Some(Finding {
             topic: match found {
                 Some(_) => Topic::SourceUnusable(entry.name.clone()),
                 None => Topic::SourceMissing(entry.name.clone()),
             },
-            source: seen.map(|seen| (source.name.clone(), seen.uid.clone())),
+            source: self.own_source(source),
             note: format!("pull secret \"{}\": {problem}", entry.name),
+        })
+    }
+
+    /// Name and uid of a source that an Event can be about.
+    pub fn own_source(&self, source: &SourceRef) -> Option<(Arc<str>, Box<str>)> {
+        let is_own =
+            self.rules.as_ref().map(|rules| rules.plan.own_namespace()) == Some(&*source.namespace);
+        let seen = self.source(source)?.filter(|_| is_own)?;
+        Some((source.name.clone(), seen.uid.clone()))
+    }
+
+    fn of_probe(&self, entry: &Entry) -> Option<Finding> {
+        let name = &entry.name;
+        let (topic, note) = match self.probed(entry)? {
+            ProbeResult::Rejected { reason } => (
+                Topic::CredentialRejected(name.clone()),
+                format!(
+                    "its registry rejects it: {reason}. Put a login that works into its source"
+                ),
+            ),
+            ProbeResult::Unknown { reason } => (
+                Topic::Unanswered(name.clone()),
+                format!("whether its registry accepts it is not known: {reason}"),
+            ),
+            ProbeResult::Accepted => return None,
+        };
+        Some(Finding {
+            topic,
+            source: self.own_source(entry.source.as_ref()?),
+            note: format!("pull secret \"{name}\": {note}"),
         })
     }
 }

@@ -99,6 +99,12 @@ fn source(secret: &PullSecretReport) -> Vec<Finding> {
         }
         SourceState::Usable | SourceState::Unseen | SourceState::NotLookedAt => {}
     }
+    if let Some(probe) = secret.probe.as_ref().filter(|probe| probe.is_rejected()) {
+        let reason = probe.reason.as_deref().unwrap_or_default();
+        let message = format!("pull secret {name}: its registry rejects it: {reason}");
+        let fix = format!("put a login that works into {}", source.from);
+        findings.push(Finding::problem(CHECK, message, fix));
+    }
     let ended = secret.tokens.iter().filter(|token| token.is_expired);
     findings.extend(ended.map(|token| {
         let message = format!(

@@ -66,6 +66,8 @@ pub struct DeliveryMetrics {
     pub copies: Counts,
     /// Entries in ServiceAccounts.
     pub attached: Counts,
+    /// What registries say.
+    pub probes: Counts,
     /// Seconds from the sight of a new namespace or a waiting Pod to the copy.
     pub lag: Histogram,
     /// 1 while the index does not fit into a ConfigMap.
@@ -74,7 +76,11 @@ pub struct DeliveryMetrics {
 
 /// How many of something there are, by pull secret and state.
 #[derive(Debug, Clone)]
-pub struct Counts(IntGaugeVec);
+pub struct Counts {
+    gauges: IntGaugeVec,
+    /// What the state is called.
+    label: &'static str,
+}
 
 impl DeliveryMetrics {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
@@ -86,13 +92,18 @@ impl DeliveryMetrics {
             "pullpass_attached",
             "ServiceAccounts that a pull secret is attached to, or should be, and how they are doing",
         );
+        let probes = Opts::new(
+            "pullpass_probes",
+            "Pull secrets that a registry was asked about, by what it says now",
+        );
         let lag = HistogramOpts::new(
             "pullpass_delivery_lag_seconds",
             "From the sight of a namespace or of a Pod that waits to the copy",
         );
         Ok(Self {
-            copies: Counts::register(registry, copies)?,
-            attached: Counts::register(registry, attached)?,
+            copies: Counts::register(registry, copies, "state")?,
+            attached: Counts::register(registry, attached, "state")?,
+            probes: Counts::register(registry, probes, "result")?,
             lag: super::register(
                 registry,
                 Histogram::with_opts(lag.buckets(LAG_BUCKETS.to_vec()))?,
@@ -109,9 +120,10 @@ impl DeliveryMetrics {
 }
 
 impl Counts {
-    fn register(registry: &Registry, opts: Opts) -> prometheus::Result<Self> {
-        let gauges = IntGaugeVec::new(opts, &["secret", "state"])?;
-        Ok(Self(super::register(registry, gauges)?))
+    fn register(registry: &Registry, opts: Opts, label: &'static str) -> prometheus::Result<Self> {
+        let gauges = IntGaugeVec::new(opts, &["secret", label])?;
+        let gauges = super::register(registry, gauges)?;
+        Ok(Self { gauges, label })
     }
 
     /// Sets how many there are, by pull secret and state. Series of others are dropped.
@@ -129,16 +141,16 @@ impl Counts {
             };
             *sums.entry((name, state)).or_default() += count;
         }
-        for family in self.0.collect() {
+        for family in self.gauges.collect() {
             for metric in family.get_metric() {
-                let (name, state) = (label(metric, "secret"), label(metric, "state"));
+                let (name, state) = (label(metric, "secret"), label(metric, self.label));
                 if !sums.contains_key(&(name, state)) {
-                    self.0.remove_label_values(&[name, state]).ok();
+                    self.gauges.remove_label_values(&[name, state]).ok();
                 }
             }
         }
         for ((name, state), count) in sums {
-            let gauge = self.0.with_label_values(&[name, state]);
+            let gauge = self.gauges.with_label_values(&[name, state]);
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }

@@ -11,9 +11,9 @@ use super::keys::{WithoutKey, without_key};
 use super::pods::{Restart, restarts};
 use crate::delivery::{CopyState, Instance, SourceRef, Step};
 use crate::index::IndexDocument;
-use crate::index::document::{SecretDocument, StateDocument};
+use crate::index::document::{ProbeResult, SecretDocument, StateDocument};
 use crate::installation::Looked;
-use crate::rules::config::{Deliver, PullSecretConfig, Source};
+use crate::rules::config::{Deliver, OnRejected, ProbeConfig, PullSecretConfig, Source};
 
 /// Everything that `status` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,6 +58,9 @@ pub struct PullSecretReport {
     pub source: SourceReport,
     /// What the webhook was told of it.
     pub index: IndexReport,
+    /// What its registry says of it; absent where the rules ask for no probe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeReport>,
     /// Registry keys that have a user name and a password, without user info.
     pub registries: Vec<String>,
     /// Credentials that say when they end.
@@ -106,6 +109,19 @@ pub struct IndexReport {
     pub state: &'static str,
     /// Why it is unusable.
     pub reason: Option<String>,
+}
+
+/// What the controller was told by a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProbeReport {
+    /// What the login should be able to pull from.
+    pub repository: String,
+    /// `accepted`, `rejected` or `unknown`; `None` where the controller has not asked yet.
+    pub result: Option<&'static str>,
+    /// Why it is no `accepted`.
+    pub reason: Option<String>,
+    /// Whether it is left out of Pods while it is rejected.
+    pub skips: bool,
 }
 
 /// A credential that ends.
@@ -253,6 +269,7 @@ impl PullSecretReport {
         });
         let mut accounts = self.accounts.iter();
         usize::from(is_bad)
+            + usize::from(self.probe.as_ref().is_some_and(ProbeReport::is_rejected))
             + expired.count()
             + copies.filter(|list| !list.is_empty()).count()
             + usize::from(accounts.any(|accounts| !accounts.missing.is_empty()))
@@ -319,6 +336,10 @@ impl Facts {
             accounts: None,
             source: self.source_report(entry, source.as_ref()),
             index: IndexReport::of(published),
+            probe: entry
+                .probe
+                .as_ref()
+                .map(|probe| ProbeReport::of(probe, published)),
         }
     }
 
@@ -381,6 +402,28 @@ impl IndexReport {
             Some(StateDocument::Unusable { reason }) => ("unusable", Some(reason.clone())),
         };
         Self { state, reason }
+    }
+}
+
+impl ProbeReport {
+    fn of(probe: &ProbeConfig, published: Option<&SecretDocument>) -> Self {
+        let result = published.and_then(|secret| secret.probe.as_ref());
+        Self {
+            repository: probe.repository.clone(),
+            result: result.map(ProbeResult::as_str),
+            reason: match result {
+                Some(ProbeResult::Rejected { reason } | ProbeResult::Unknown { reason }) => {
+                    Some(reason.clone())
+                }
+                Some(ProbeResult::Accepted) | None => None,
+            },
+            skips: probe.on_rejected == OnRejected::Skip,
+        }
+    }
+
+    /// Whether the registry does not accept the credential.
+    pub fn is_rejected(&self) -> bool {
+        self.result == Some("rejected")
     }
 }
 

@@ -97,9 +97,8 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
             .filter_map(|&secret| self.secret(id, rule, secret, hits))
             .collect();
         let verdicts = || report.pull_secrets.iter().filter_map(|s| s.verdict);
-        let adds = verdicts().any(|verdict| {
-            Verdict::INJECTED.map(Verdict::as_str).contains(&verdict)
-        });
+        let adds =
+            verdicts().any(|verdict| Verdict::INJECTED.map(Verdict::as_str).contains(&verdict));
         report.outcome = match (adds, rule.mode) {
             (true, Mode::Enforce) => Outcome::Adds,
             (true, Mode::Shadow) => Outcome::WouldAdd,

@@ -17,8 +17,9 @@ use super::super::next_change;
 use super::super::rules::Verdict;
 use super::board::Board;
 use super::queue::Key;
-use crate::delivery::CopyState;
 use crate::delivery::survey::{Census, Finding, Topic};
+use crate::delivery::{CopyState, Entry};
+use crate::index::document::ProbeResult;
 use crate::metrics::DeliveryMetrics;
 use crate::shutdown::Stop;
 
@@ -82,15 +83,42 @@ impl Announcer {
         };
         let failing = self.failing(&mut findings);
         self.count(&survey, &failing);
+        let accepted = self.accepted();
         let usable = self.forget(&findings);
         for name in usable.iter().filter(|name| survey.contains_key(*name)) {
             let note = format!("pull secret \"{name}\": its source can be used");
             tracing::info!(note);
             self.publish(None, Reason::SourceUsable, &note).await;
         }
+        for (name, source) in accepted {
+            let note = format!("pull secret \"{name}\": its registry accepts it");
+            tracing::info!(note);
+            self.publish(source, Reason::CredentialAccepted, &note)
+                .await;
+        }
         for finding in findings {
             self.say(finding).await;
         }
+    }
+
+    /// Entries whose registries were complained about and accept them now, and their sources.
+    fn accepted(&self) -> Vec<(Arc<str>, Option<(Arc<str>, Box<str>)>)> {
+        let state = self.board.state();
+        let accepted = state.entries().iter().filter(|entry| {
+            let topics = [Topic::CredentialRejected, Topic::Unanswered];
+            let was_said = topics
+                .iter()
+                .any(|topic| self.said.contains_key(&topic(entry.name.clone())));
+            was_said && state.probed(entry) == Some(&ProbeResult::Accepted)
+        });
+        let with_source = |entry: &Entry| {
+            let source = entry
+                .source
+                .as_ref()
+                .and_then(|source| state.own_source(source));
+            (entry.name.clone(), source)
+        };
+        accepted.map(with_source).collect()
     }
 
     /// Forgets what no longer holds; gives the entries whose sources were complained about and are no more.
@@ -188,12 +216,20 @@ impl Announcer {
             states.map(|(state, count)| (&**name, state, count))
         });
         self.metrics.attached.set(attached);
+        let state = self.board.state();
+        let results = state.entries().iter().filter_map(|entry| {
+            let result = state.probed(entry)?;
+            Some((&*entry.name, result.as_str(), 1))
+        });
+        self.metrics.probes.set(results);
     }
 
     async fn say(&mut self, finding: Finding) {
         let reason = match finding.topic {
             Topic::SourceMissing(_) => Reason::SourceMissing,
             Topic::SourceUnusable(_) => Reason::SourceUnusable,
+            Topic::CredentialRejected(_) => Reason::CredentialRejected,
+            Topic::Unanswered(_) => Reason::ProbeUnanswered,
             Topic::Foreign(_) => Reason::CopyNotOurs,
             Topic::Permission(_) | Topic::AccountPermission | Topic::Watch(_) => {
                 Reason::PermissionMissing

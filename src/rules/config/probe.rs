@@ -51,7 +51,8 @@ impl Reader<'_, '_> {
             return Some(text);
         }
         let message = format!("`{text}` is not one repository");
-        let help = "write one that the credential may pull from, such as `harbor.example.com/team/app`";
+        let help =
+            "write one that the credential may pull from, such as `harbor.example.com/team/app`";
         self.report(Diagnostic::new(span, message).help(help));
         None
     }
@@ -63,11 +64,15 @@ impl Reader<'_, '_> {
         let (message, help) = match seconds(text) {
             Some(seconds) if limits.contains(&seconds) => return Some(seconds),
             Some(seconds) if seconds < PROBE_INTERVAL_SECONDS_MIN => (
-                format!("`interval` cannot be shorter than {PROBE_INTERVAL_SECONDS_MIN} s (`PROBE_INTERVAL_SECONDS_MIN`)"),
+                format!(
+                    "`interval` cannot be shorter than {PROBE_INTERVAL_SECONDS_MIN} s (`PROBE_INTERVAL_SECONDS_MIN`)"
+                ),
                 "registries limit questions, and some lock accounts after a few wrong passwords",
             ),
             Some(_) => (
-                format!("`interval` cannot be longer than {PROBE_INTERVAL_SECONDS_MAX} s (`PROBE_INTERVAL_SECONDS_MAX`)"),
+                format!(
+                    "`interval` cannot be longer than {PROBE_INTERVAL_SECONDS_MAX} s (`PROBE_INTERVAL_SECONDS_MAX`)"
+                ),
                 "remove `probe` to ask never",
             ),
             None => (

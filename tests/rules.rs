@@ -351,6 +351,19 @@ fn check_sums_up_valid_files() {
 }
 
 #[test]
+fn check_warns_of_passwords_in_the_clear() {
+    let entry = |more| format!("{{name: s, probe: {{repository: r.io/app{more}}}}}");
+    let (_, shown) = check(&["-"], &VALID.replace("{name: s}", &entry("")));
+    assert_eq!(shown.lines().count(), 1, "{shown}");
+    let plain = VALID.replace("{name: s}", &entry(", plainHTTP: true"));
+    let (code, shown) = check(&["-"], &plain);
+    assert_eq!(code, 0);
+    let warning =
+        "-: warning: pull secret \"s\": `plainHTTP`: its password goes to r.io/app in the clear";
+    assert!(shown.ends_with(&format!("{warning}\n")), "{shown}");
+}
+
+#[test]
 fn check_shows_errors_and_exits_1() {
     let (code, shown) = check(&["-"], &VALID.replace("pullSecrets", "pullSecret"));
     assert_eq!(code, 1);

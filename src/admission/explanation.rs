@@ -144,7 +144,8 @@ pub struct KeyReport {
 impl SecretReport {
     /// Whether it is added, or would be in Enforce mode.
     pub fn is_added(&self) -> bool {
-        matches!(self.verdict, Some("added" | "added_stale"))
+        let added = Verdict::INJECTED.map(Verdict::as_str);
+        self.verdict.is_some_and(|verdict| added.contains(&verdict))
     }
 }
 

@@ -48,7 +48,7 @@ use super::rules::{Loaded, Verdict};
 use crate::cluster::client::Connection;
 use crate::cluster::watch::Seen;
 use crate::delivery::state::Rules;
-use crate::delivery::{Instance, Plan};
+use crate::delivery::{Instance, Plan, State};
 use crate::metrics::{ControllerMetrics, DeliveryMetrics, Metrics};
 use crate::shutdown::Stop;
 
@@ -126,7 +126,7 @@ impl Delivery {
                     instance,
                     writes: parts.own_metrics.writes("account"),
                 },
-                panics,
+                panics: panics.clone(),
             },
             publisher: Publisher {
                 board: Arc::clone(&board),
@@ -144,6 +144,7 @@ impl Delivery {
                     paths: parts.registry_ca,
                     read: None,
                 },
+                panics,
             },
             announcer: Announcer {
                 board,
@@ -164,6 +165,8 @@ impl Delivery {
     /// Delivers until `stop` drains; writes that were begun are finished first.
     pub(super) async fn run(&mut self, owner: &Owner, stop: &Stop) {
         let _counted = Counted(self.announcer.metrics.clone());
+        // What this process heard when it led before is older than what is published.
+        self.prober.board.change_if(State::forget_answers);
         tokio::join!(
             self.publisher.run(owner, stop),
             self.writer.run(Duty::Lead, stop),

@@ -56,13 +56,16 @@ pub enum Topic {
     Index,
 }
 
+/// Name and uid of a source in pullpass's own namespace, which an Event can be about.
+pub type OwnSource = (Arc<str>, Box<str>);
+
 /// Something that somebody should do something about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What it is about; one finding each.
     pub topic: Topic,
-    /// The source, if that is the Secret to look at, and it is in pullpass's own namespace: name and uid.
-    pub source: Option<(Arc<str>, Box<str>)>,
+    /// The source, if that is the Secret to look at.
+    pub source: Option<OwnSource>,
     /// What is wrong and what to do.
     pub note: String,
 }
@@ -167,13 +170,14 @@ impl State {
                 Some(_) => Topic::SourceUnusable(entry.name.clone()),
                 None => Topic::SourceMissing(entry.name.clone()),
             },
-            source: self.own_source(source),
+            source: self.own_source(entry),
             note: format!("pull secret \"{}\": {problem}", entry.name),
         })
     }
 
-    /// Name and uid of a source that an Event can be about.
-    pub fn own_source(&self, source: &SourceRef) -> Option<(Arc<str>, Box<str>)> {
+    /// An entry's source, if an Event can be about it.
+    pub fn own_source(&self, entry: &Entry) -> Option<OwnSource> {
+        let source = entry.source.as_ref()?;
         let is_own =
             self.rules.as_ref().map(|rules| rules.plan.own_namespace()) == Some(&*source.namespace);
         let seen = self.source(source)?.filter(|_| is_own)?;
@@ -197,7 +201,7 @@ impl State {
         };
         Some(Finding {
             topic,
-            source: self.own_source(entry.source.as_ref()?),
+            source: self.own_source(entry),
             note: format!("pull secret \"{name}\": {note}"),
         })
     }

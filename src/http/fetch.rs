@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::client::{CallError, failed, other, verifying};
-use super::limits::{HEAD_BYTES_MAX, READ_BUFFER_BYTES_MAX};
+use super::limits::READ_BUFFER_BYTES_MAX;
 
 /// Longest exchange, from the look-up of the name to the last byte: a distant token server takes 2 s.
 pub const FETCH_MAX: Duration = Duration::from_secs(10);
@@ -90,7 +90,7 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     request: Request<Empty<Bytes>>,
 ) -> Result<Response<Vec<u8>>, CallError> {
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(HEAD_BYTES_MAX.max(READ_BUFFER_BYTES_MAX));
+    builder.max_buf_size(READ_BUFFER_BYTES_MAX);
     let handshake = builder.handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(other)?;
     let exchange = async {

@@ -34,6 +34,15 @@ extras ServiceAccount pullpass-webhook /metadata/annotations/example.com~1role "
 host-network Deployment pullpass-webhook /spec/template/spec/dnsPolicy "ClusterFirstWithHostNet"
 existing-rules Deployment pullpass-webhook /spec/template/spec/containers/0/args/2 "--rules-config-map=rules-of-the-platform-team"
 existing-rules ConfigMap pullpass-rules /kind null
+registry-ca Deployment pullpass-controller /spec/template/spec/containers/0/args/16 "--registry-ca=/etc/registry-ca/given"
+registry-ca Deployment pullpass-controller /spec/template/spec/containers/0/volumeMounts/1/mountPath "/etc/registry-ca/given"
+registry-ca Deployment pullpass-controller /spec/template/spec/volumes/1/configMap/name "company-ca"
+registry-ca Deployment pullpass-controller /spec/template/spec/volumes/2/name "mine"
+registry-ca Deployment pullpass-webhook /spec/template/spec/volumes/1 null
+registry-ca NetworkPolicy pullpass-controller /spec/egress/1/ports/0/port 5000
+registry-ca NetworkPolicy pullpass-webhook /spec/egress/1/ports/0/port 53
+registry-ca-node Deployment pullpass-controller /spec/template/spec/containers/0/args/16 "--registry-ca=/etc/registry-ca/node"
+registry-ca-node Deployment pullpass-controller /spec/template/spec/volumes/1/hostPath/path "/etc/ssl/certs"
 dual-stack Service pullpass-webhook /spec/ipFamilyPolicy "RequireDualStack"
 dual-stack Service pullpass-webhook /spec/ipFamilies ["IPv6", "IPv4"]
 dual-stack Service pullpass-webhook-metrics /spec/ipFamilyPolicy "RequireDualStack"

@@ -79,6 +79,7 @@ cases!(
     all_is_well,
     much_is_wrong,
     delivery_is_off,
+    registries_are_asked,
     rights_are_missing,
     rules_are_wrong,
     after_uninstall,

@@ -9,6 +9,7 @@ mod distribution;
 mod hosts;
 mod images;
 mod mood;
+mod private;
 mod token;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use distribution::{Auth, Registry};
 use images::Images;
 use mood::MoodProxy;
+use private::Private;
 pub(crate) use token::Account;
 use token::TokenServer;
 
@@ -94,6 +96,13 @@ pub(crate) const LITERAL_ADDRESS: Login = Login {
     hash: "$2y$04$pullpasstestregistry.udZVo/GDFcCc1GgZFdLPtjG1LAAt4C6e",
 };
 
+/// A registry that a trial starts for itself.
+pub(crate) const PROBED: Login = Login {
+    host: "127.0.0.6:5000",
+    user: "probed",
+    ..ALPHA
+};
+
 /// Real names that lead to the registry that asks for tokens.
 const TOKEN_HOSTS: &[&str] = &[
     "quay.io",
@@ -112,6 +121,8 @@ pub(crate) struct Kit {
     pub(crate) tokens: TokenServer,
     images: Images,
     hosts: PathBuf,
+    at: PathBuf,
+    logs: PathBuf,
     _registries: Vec<Registry>,
     _hub: MoodProxy,
 }
@@ -159,6 +170,8 @@ impl Kit {
             tokens,
             images,
             hosts,
+            at,
+            logs: logs.to_owned(),
             _registries: registries,
             _hub: hub,
         }
@@ -203,6 +216,11 @@ impl Kit {
         let proxy = MoodProxy::start(address(TOKENS), status);
         hosts::lead(&self.hosts, host, proxy.address());
         proxy
+    }
+
+    /// Starts a registry that only this login may pull from.
+    pub(crate) fn private(&self, login: &'static Login) -> Private {
+        Private::start(login, self.at.clone(), self.logs.clone())
     }
 
     /// `host:port` of a registry whose certificate nobody trusts.

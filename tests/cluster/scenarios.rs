@@ -22,6 +22,7 @@ mod load;
 mod migration;
 mod overhead;
 mod pods;
+mod probe;
 mod reach;
 mod rights;
 mod sources;
@@ -64,6 +65,8 @@ pub(crate) fn register(trials: &mut Trials) {
         }
         _ => {}
     }
+    // Its registries are asked every half minute.
+    probe::register(trials);
     workloads::register(trials);
     certificates::register(trials);
     delivery::register(trials);

@@ -17,7 +17,7 @@ use super::super::next_change;
 use super::super::rules::Verdict;
 use super::board::Board;
 use super::queue::Key;
-use crate::delivery::survey::{Census, Finding, Topic};
+use crate::delivery::survey::{Census, Finding, OwnSource, Topic};
 use crate::delivery::{CopyState, Entry};
 use crate::index::document::ProbeResult;
 use crate::metrics::DeliveryMetrics;
@@ -102,22 +102,14 @@ impl Announcer {
     }
 
     /// Entries whose registries were complained about and accept them now, and their sources.
-    fn accepted(&self) -> Vec<(Arc<str>, Option<(Arc<str>, Box<str>)>)> {
+    fn accepted(&self) -> Vec<(Arc<str>, Option<OwnSource>)> {
         let state = self.board.state();
         let accepted = state.entries().iter().filter(|entry| {
-            let topics = [Topic::CredentialRejected, Topic::Unanswered];
-            let was_said = topics
-                .iter()
-                .any(|topic| self.said.contains_key(&topic(entry.name.clone())));
-            was_said && state.probed(entry) == Some(&ProbeResult::Accepted)
+            let was_said = |topic: fn(_) -> _| self.said.contains_key(&topic(entry.name.clone()));
+            state.probed(entry) == Some(&ProbeResult::Accepted)
+                && (was_said(Topic::CredentialRejected) || was_said(Topic::Unanswered))
         });
-        let with_source = |entry: &Entry| {
-            let source = entry
-                .source
-                .as_ref()
-                .and_then(|source| state.own_source(source));
-            (entry.name.clone(), source)
-        };
+        let with_source = |entry: &Entry| (entry.name.clone(), state.own_source(entry));
         accepted.map(with_source).collect()
     }
 
@@ -259,7 +251,7 @@ impl Announcer {
     }
 
     /// Says it on the source, else on the rules.
-    async fn publish(&self, source: Option<(Arc<str>, Box<str>)>, reason: Reason, note: &str) {
+    async fn publish(&self, source: Option<OwnSource>, reason: Reason, note: &str) {
         let regarding = match source {
             Some((name, uid)) => Some(ObjectReference {
                 api_version: Some("v1".to_owned()),

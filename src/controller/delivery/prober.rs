@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use rustls::ClientConfig;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -19,9 +20,10 @@ use super::super::next_change;
 use super::BURST;
 use super::board::Board;
 use crate::delivery::{Question, State};
+use crate::http::client::CallError;
 use crate::http::fetch::{fetch, trust};
 use crate::http::limits::jittered;
-use crate::index::document::ProbeResult;
+use crate::index::document::{ProbeResult, REASON_CHARACTERS_MAX};
 use crate::probe::{Conversation, Step};
 use crate::shutdown::Stop;
 
@@ -43,6 +45,7 @@ const AUTHORITIES_BYTES_MAX: u64 = 8 * 1024 * 1024;
 pub(super) struct Prober {
     pub(super) board: Arc<Board>,
     pub(super) authorities: Authorities,
+    pub(super) panics: IntCounter,
 }
 
 /// Whom to trust.
@@ -62,8 +65,6 @@ impl Prober {
         let mut changes = self.board.changes();
         let mut schedule = Schedule::default();
         let mut asking = JoinSet::new();
-        // What this process heard when it led before is older than what is published.
-        self.board.change_if(State::forget_answers);
         while !stop.is_draining() {
             changes.mark_unchanged();
             schedule.take_over(&self.board.state(), Instant::now());
@@ -85,12 +86,13 @@ impl Prober {
             };
             tokio::select! {
                 () = stop.drain() => {}
-                Some(ended) = asking.join_next() => {
-                    if let Ok((name, question, result)) = ended {
+                Some(ended) = asking.join_next() => match ended {
+                    Ok((name, question, result)) => {
                         tracing::debug!(%name, result = result.as_str(), "a registry was asked");
                         self.board.change_if(|state| state.answer(&name, question, result));
                     }
-                }
+                    Err(_) => self.panics.inc(),
+                },
                 () = next_change(&mut changes) => sleep(BURST).await,
                 () = due => {}
             }
@@ -162,12 +164,21 @@ async fn converse(question: &Question, tls: &Arc<ClientConfig>) -> ProbeResult {
         let host = request.uri().host().unwrap_or_default().to_owned();
         step = match fetch(Arc::clone(tls), request).await {
             Ok(answer) => conversation.next(&answer),
-            Err(error) => {
-                let reason = format!("{host}: {error}");
-                return ProbeResult::Unknown { reason };
-            }
+            Err(error) => return unanswered(&host, &error),
         };
     }
+}
+
+fn unanswered(host: &str, error: &CallError) -> ProbeResult {
+    let reason = match error {
+        CallError::UnknownAuthority => {
+            format!("{host}: its certificate is signed by an authority that no --registry-ca holds")
+        }
+        other => format!("{host}: {other}"),
+    };
+    // A certificate may have hundreds of names.
+    let reason = reason.chars().take(REASON_CHARACTERS_MAX).collect();
+    ProbeResult::Unknown { reason }
 }
 
 impl Authorities {
@@ -221,7 +232,21 @@ fn read(path: &Path, pem: &mut Vec<u8>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+
+    use axum::Router;
+    use axum::http::{HeaderMap, StatusCode, Uri, header};
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+    use prometheus::IntGauge;
+    use rustls::ServerConfig;
+    use rustls::crypto::aws_lc_rs;
+
     use crate::delivery::state::tests::{set_source, state};
+    use crate::http::limits::Limits;
+    use crate::http::server::{Bound, ServerMetrics};
+    use crate::pki::{self, CertificateAuthority, LEAF_LIFETIME};
+    use crate::shutdown;
 
     fn names(schedule: &mut Schedule, now: Instant) -> Vec<Arc<str>> {
         let next = || Some(schedule.next(now)?.0);
@@ -249,6 +274,159 @@ mod tests {
         state.rules = self::state("{name: harbor}").rules;
         schedule.take_over(&state, start + due);
         assert_eq!(schedule.due(), None);
+    }
+
+    /// A registry with a token server, by TLS, for `u` with this password.
+    struct Registry {
+        bound: Bound,
+        authority: CertificateAuthority,
+        /// Who asked for what, in order.
+        asked: Arc<Mutex<Vec<String>>>,
+    }
+
+    /// What a registry says to a request; `None` is a token for whoever has the password.
+    type Answer = fn(asked_before: usize, path: &str) -> Option<u16>;
+
+    impl Registry {
+        async fn start() -> Self {
+            let authority = CertificateAuthority::generate(std::time::SystemTime::now()).unwrap();
+            let now = std::time::SystemTime::now();
+            let leaf = authority.issue(&["localhost"], now, LEAF_LIFETIME).unwrap();
+            let provider = Arc::new(aws_lc_rs::default_provider());
+            let tls = ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(
+                    pki::parse_chain(leaf.certificates.as_bytes()).unwrap(),
+                    pki::parse_key(leaf.key.as_bytes()).unwrap(),
+                )
+                .unwrap();
+            let any_port = ([127, 0, 0, 1], 0).into();
+            let bound = Bound::bind(any_port, Some(Arc::new(tls)), Limits::default()).await;
+            Self {
+                bound: bound.unwrap(),
+                authority,
+                asked: Arc::default(),
+            }
+        }
+
+        fn router(&self, answer: Answer) -> Router {
+            let host = format!("localhost:{}", self.bound.local_addr().port());
+            let challenge = format!("Bearer realm=\"https://{host}/token\",service=\"s\"");
+            let asked = Arc::clone(&self.asked);
+            Router::new().fallback(move |uri: Uri, headers: HeaderMap| {
+                let login = headers.get(header::AUTHORIZATION);
+                let login = login.map(|value| value.to_str().unwrap().to_owned());
+                let path = uri.to_string();
+                let mut asked = asked.lock().unwrap();
+                let said = answer(asked.len(), &path);
+                asked.push(format!("{path} {}", login.clone().unwrap_or_default()));
+                let basic = format!("Basic {}", BASE64_STANDARD.encode("u:p"));
+                let (status, body) = match said {
+                    Some(status) => (status, ""),
+                    None if path == "/v2/" => (401, ""),
+                    None if path.starts_with("/token?") && login == Some(basic) => {
+                        (200, r#"{"token":"t0ken"}"#)
+                    }
+                    None if path.starts_with("/v2/")
+                        && login.as_deref() == Some("Bearer t0ken") =>
+                    {
+                        (200, "")
+                    }
+                    None => (401, ""),
+                };
+                let status = StatusCode::from_u16(status).unwrap();
+                let head = [(header::WWW_AUTHENTICATE, challenge.clone())];
+                async move { (status, head, body) }
+            })
+        }
+
+        /// What is found out about the login in the state's source, trusting `pem`.
+        async fn probed(self, answer: Answer, pem: &str) -> (ProbeResult, Vec<String>) {
+            let port = self.bound.local_addr().port();
+            let probe =
+                format!("{{name: harbor, probe: {{repository: \"localhost:{port}/app\"}}}}");
+            let mut state = state(&probe);
+            let payload = format!(r#"{{"auths":{{"localhost:{port}":{{"auth":"dTpw"}}}}}}"#);
+            set_source(&mut state, payload.as_bytes());
+            let (_, question) = state.questions().next().unwrap();
+            let metrics = ServerMetrics {
+                connections: IntGauge::new("connections", "Open").unwrap(),
+                panics: IntCounter::new("panics", "Caught").unwrap(),
+            };
+            let (_stopper, stop) = shutdown::channel();
+            let router = self.router(answer);
+            let trust = trust(pem.as_bytes()).map_err(|error| error.to_string());
+            let result = tokio::select! {
+                () = self.bound.serve(router, metrics, stop) => panic!("the server ended"),
+                result = ask(&question, trust) => result,
+            };
+            let asked = self.asked.lock().unwrap().clone();
+            (result, asked)
+        }
+    }
+
+    #[tokio::test]
+    async fn scenario_56_a_registry_with_a_token_server_and_its_own_authority() {
+        let registry = Registry::start().await;
+        let authority = registry.authority.certificate_pem().to_owned();
+        let (result, asked) = registry.probed(|_, _| None, &authority).await;
+        assert_eq!(result, ProbeResult::Accepted, "{asked:?}");
+        let expected = [
+            "/v2/ ",
+            "/token?service=s&scope=repository%3Aapp%3Apull Basic dTpw",
+            "/v2/app/manifests/latest Bearer t0ken",
+        ];
+        assert_eq!(asked, expected);
+    }
+
+    #[tokio::test]
+    async fn scenario_56_a_rejection_is_asked_for_twice() {
+        let refused: Answer = |_, path| path.starts_with("/token?").then_some(401);
+        let registry = Registry::start().await;
+        let authority = registry.authority.certificate_pem().to_owned();
+        let (result, asked) = registry.probed(refused, &authority).await;
+        assert!(matches!(result, ProbeResult::Rejected { .. }), "{result:?}");
+        assert_eq!(asked.len(), 4);
+
+        let hiccup: Answer = |before, path| {
+            let is_first = path.starts_with("/token?") && before < 2;
+            is_first.then_some(401)
+        };
+        let registry = Registry::start().await;
+        let authority = registry.authority.certificate_pem().to_owned();
+        let (result, _) = registry.probed(hiccup, &authority).await;
+        assert_eq!(result, ProbeResult::Accepted);
+    }
+
+    #[tokio::test]
+    async fn scenario_56_who_is_not_trusted_is_told_nothing() {
+        let registry = Registry::start().await;
+        let (result, asked) = registry.probed(|_, _| None, "").await;
+        let ProbeResult::Unknown { reason } = result else {
+            panic!("{result:?}");
+        };
+        assert!(reason.contains("signed by an authority"), "{reason}");
+        assert_eq!(asked, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn scenario_56_a_registry_in_trouble_rejects_nothing() {
+        let troubles: [Answer; 3] = [
+            |_, path| path.starts_with("/v2/app").then_some(503),
+            |_, path| path.starts_with("/token?").then_some(429),
+            |_, _| Some(302),
+        ];
+        for trouble in troubles {
+            let registry = Registry::start().await;
+            let authority = registry.authority.certificate_pem().to_owned();
+            let (result, asked) = registry.probed(trouble, &authority).await;
+            assert!(
+                matches!(result, ProbeResult::Unknown { .. }),
+                "{result:?} {asked:?}"
+            );
+        }
     }
 
     #[test]

@@ -183,6 +183,7 @@ mod tests {
         assert_eq!(args.lease, "pullpass-controller");
         assert_eq!(args.delivery.index_config_map, "pullpass-index");
         assert!(!args.delivery.delivery, "the chart says so, not a guess");
+        assert_eq!(args.delivery.registry_ca, Vec::<PathBuf>::new());
         assert_eq!(args.service_account, "pullpass-controller");
     }
 

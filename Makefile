@@ -23,6 +23,10 @@ unit: ## The tests that need nothing but the toolchain
 cluster: tools ## The tests on a real Kubernetes node (root); FILTER=name for some of them
 	cargo test --test cluster -- $(FILTER)
 
+.PHONY: cluster-always-pull
+cluster-always-pull: tools ## Those of them that pull, where the API server has AlwaysPullImages
+	PULLPASS_CLUSTER_TRIALS=always-pull cargo test --test cluster -- $(FILTER)
+
 .PHONY: cluster-install
 cluster-install: tools ## The tests of the image, installed by Helm and by kubectl on a real node (root)
 	@image/build native

@@ -13,6 +13,7 @@ mod kubelet;
 mod live;
 mod mutate;
 mod offline;
+mod recover;
 mod status;
 mod terminal;
 mod test;
@@ -48,6 +49,7 @@ enum Command {
     Import(import::ImportArgs),
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
+    Recover(recover::RecoverArgs),
     Cleanup(cleanup::CleanupArgs),
     Image(kubelet::ImageArgs),
     Match(kubelet::MatchArgs),
@@ -146,6 +148,7 @@ pub fn run() -> ExitCode {
         Command::Import(args) => import::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Image(args) => kubelet::image(&args),
         Command::Match(args) => kubelet::match_keys(&args),

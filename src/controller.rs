@@ -15,6 +15,7 @@ mod events;
 mod health;
 mod leader;
 mod objects;
+mod programs;
 mod rules;
 mod stored;
 
@@ -25,6 +26,7 @@ pub use leader::LEASE_SECONDS;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +43,7 @@ use self::delivery::{Delivery, Parts};
 use self::events::Events;
 use self::health::Health;
 use self::leader::Election;
+use self::programs::Programs;
 use self::rules::{Announcer, Loaded, Verdict};
 use self::stored::{Names, Stored};
 use crate::cluster::client::{ConnectError, Connection};
@@ -83,6 +86,10 @@ pub struct Config {
     pub rotation_wait: Duration,
     /// Whether pull secrets are delivered; then this is the ConfigMap of the index.
     pub delivery: Option<String>,
+    /// Directory of the programs that rules call by a plain name.
+    pub plugins: PathBuf,
+    /// Files and directories of authorities that the registries of probes are verified by.
+    pub registry_ca: Vec<PathBuf>,
 }
 
 /// Who makes the certificates, and who writes `caBundle`.
@@ -291,7 +298,11 @@ impl Controller {
             events,
             metrics: self.metrics.clone(),
             own_metrics: self.own_metrics.clone(),
+            programs: Programs {
+                directory: self.config.plugins.clone(),
+            },
             delivery_metrics: self.metrics.delivery()?,
+            registry_ca: self.config.registry_ca.clone(),
         };
         Ok(Some(Delivery::start(tasks, parts)))
     }
@@ -376,13 +387,26 @@ fn pauses() -> impl Iterator<Item = Duration> + Send + Sync + use<> {
 
 /// The same with another longest pause, jitter included.
 fn pauses_up_to(max: Duration) -> impl Iterator<Item = Duration> + Send + Sync + use<> {
+    pauses_between(BACKOFF_MIN, max)
+}
+
+/// The same with another longest first pause, too.
+fn pauses_between(
+    min: Duration,
+    max: Duration,
+) -> impl Iterator<Item = Duration> + Send + Sync + use<> {
     ExponentialBuilder::new()
-        .with_min_delay(BACKOFF_MIN / 2)
+        .with_min_delay(min / 2)
         .with_max_delay(max / 2)
         // Up to as much again.
         .with_jitter()
         .without_max_times()
         .build()
+}
+
+/// `least`, or up to twice as long.
+fn jittered(least: Duration) -> Duration {
+    pauses_between(least * 2, least * 2).next().unwrap_or(least)
 }
 
 /// Completes at the next change; never, if there will be none.

@@ -3,7 +3,8 @@
 //!
 //! [`DockerConfig`] is what a payload decodes to; [`Keyring`] is the order and the match of its keys.
 //! The `go_*` files hold the habits of Go's standard library that the kubelet's answers rest on.
-//! This module must not know about rules, and no password may leave it but in a payload.
+//! This module must not know about rules, and no password may leave it but in a payload, or in
+//! a login for its registry.
 
 pub mod docker_config;
 pub mod keyring;
@@ -12,5 +13,7 @@ mod go_glob;
 mod go_json;
 mod go_url;
 
-pub use docker_config::{DecodeError, DockerConfig, Entry, Login, LoginFile, SecretType};
+pub use docker_config::{
+    BasicAuth, DecodeError, DockerConfig, Entry, Login, LoginFile, SecretType,
+};
 pub use keyring::{Keyring, Lookup};

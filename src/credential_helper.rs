@@ -1,36 +1,47 @@
-//! Programs that keep passwords: `docker-credential-NAME`, which docker's `credsStore` and `credHelpers` name.
-//! They are found on `PATH` and run without a shell, under limits (docker/docker-credential-helpers, `client`).
+//! Programs that give logins, run without a shell and under limits: `docker-credential-NAME`, which docker's
+//! `credsStore` and `credHelpers` name (docker/docker-credential-helpers, `client`), and the plugins of a kubelet.
 //!
 //! What such a program writes may hold a password anywhere. Nothing of it is repeated: of an error only
-//! phrases are, that are written here. This file must not know what becomes of a login.
+//! phrases are, that are written here. This room must not know what becomes of a login.
+
+mod program;
+mod provider;
+
+pub use program::MEMORY_BYTES_MAX;
+pub use provider::{Answer, Provider, Scope};
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, ErrorKind};
-use std::process::{ExitStatus, Stdio};
+use std::io::ErrorKind;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, Command};
 
-/// How long a helper may take for one answer, in seconds: the kubelet gives its own credential providers as much, and a
+use program::{Ended, OUTPUT_BYTES_MAX, Program};
+
+/// How long a program may take for one answer, in seconds: the kubelet gives its own credential providers as much, and a
 /// person may have to unlock a key store meanwhile.
 pub const ANSWER_SECONDS_MAX: u64 = 60;
-/// Most that a helper may write to either of its outputs, in bytes: what a Secret holds at most.
-const OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What helpers say when they have no login, on standard output (`credentials/error.go`).
 const NOT_FOUND: &str = "credentials not found in native keychain";
 /// What helpers, and the programs they start, say when they fail; nothing else is repeated.
-const COMPLAINTS: [&str; 11] = [
+const COMPLAINTS: [&str; 18] = [
+    "accessdenied",
+    "certificate signed by unknown authority",
     "command not found",
     "connection refused",
     "executable file not found",
+    "expiredtoken",
+    "failed to refresh cached credentials",
+    "i/o timeout",
+    "invalidclienttokenid",
     "no basic auth credentials",
     "no credentials server url",
     "no such file or directory",
+    "no such host",
     "no valid credential",
     "not initialized",
     "not logged in",
@@ -38,11 +49,14 @@ const COMPLAINTS: [&str; 11] = [
     "timed out",
 ];
 
-/// A credential helper.
-#[derive(Debug)]
-pub struct Helper {
-    program: String,
-    limit: Duration,
+/// A docker credential helper.
+pub struct Helper(Program);
+
+/// Without arguments and environment: either may hold a token.
+impl fmt::Debug for Helper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Helper").field(&self.0.path).finish()
+    }
 }
 
 /// A login that a helper gave. `Debug` shows neither part.
@@ -69,9 +83,12 @@ pub enum HelperError {
     /// `credsStore` or `credHelpers` names something else than a program.
     #[error("{0:?} is no name of a credential helper")]
     Name(String),
-    /// There is no such program.
-    #[error("`{0}` is not on PATH")]
-    Missing(String),
+    /// There is no such program, or not what runs it.
+    #[error("`{program}` {}", if program.contains('/') { "does not exist, or not what it needs to run" } else { "is not on PATH" })]
+    Missing {
+        /// The program.
+        program: String,
+    },
     /// It does not start, or cannot be talked to.
     #[error("`{program}` cannot be run: {error}")]
     Start {
@@ -116,6 +133,14 @@ pub enum HelperError {
         /// The program.
         program: String,
     },
+    /// What it wrote is an answer to something else.
+    #[error("`{program}` did not answer with a {expected}")]
+    Kind {
+        /// The program.
+        program: String,
+        /// Kind and version that the answer should have.
+        expected: String,
+    },
 }
 
 impl HelperError {
@@ -123,7 +148,7 @@ impl HelperError {
     pub fn is_of_every_registry(&self) -> bool {
         !matches!(
             self,
-            Self::NotFound { .. } | Self::Failed { .. } | Self::Garbage { .. }
+            Self::NotFound { .. } | Self::Failed { .. } | Self::Garbage { .. } | Self::Kind { .. }
         )
     }
 }
@@ -138,15 +163,22 @@ impl Helper {
         if name.is_empty() || !name.chars().all(is_plain) {
             return Err(HelperError::Name(name.to_owned()));
         }
-        Ok(Self {
-            program: format!("docker-credential-{name}"),
+        Ok(Self(Program {
+            path: format!("docker-credential-{name}"),
+            args: Vec::new(),
             limit,
-        })
+            environment: None,
+        }))
     }
 
-    /// Its name on `PATH`.
+    /// The helper at this path, which gets these arguments and this environment and nothing else.
+    pub fn at(path: String, args: Vec<String>, environment: Vec<(String, String)>) -> Self {
+        Self(Program::beside_us(path, args, environment))
+    }
+
+    /// Its name on `PATH`, or its path.
     pub fn program(&self) -> &str {
-        &self.program
+        &self.0.path
     }
 
     /// The login for a registry, called as docker calls it.
@@ -171,76 +203,46 @@ impl Helper {
         verb: &str,
         input: &str,
     ) -> Result<T, HelperError> {
-        let program = || self.program.clone();
-        let mut command = Command::new(&self.program);
-        command
-            .arg(verb)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let child = command.spawn().map_err(|error| match error.kind() {
-            ErrorKind::NotFound => HelperError::Missing(program()),
-            error => HelperError::Start {
-                program: program(),
-                error,
-            },
-        })?;
-        let ended = tokio::time::timeout(self.limit, converse(child, input)).await;
-        let Ok(ended) = ended else {
-            return Err(HelperError::TimedOut {
-                program: program(),
-                limit: self.limit,
-            });
-        };
-        let (status, [stdout, stderr]) = ended.map_err(|error| match error.kind() {
-            ErrorKind::FileTooLarge => HelperError::TooMuch { program: program() },
-            error => HelperError::Start {
-                program: program(),
-                error,
-            },
-        })?;
-        if status.success() {
-            let answer = serde_json::from_slice(&stdout);
+        let program = || self.0.path.clone();
+        let ended = self.0.run(&[verb], input).await?;
+        if ended.status.success() {
+            let answer = serde_json::from_slice(&ended.stdout);
             return answer.map_err(|_| HelperError::Garbage { program: program() });
         }
-        let said = String::from_utf8_lossy(&[stdout, stderr].concat()).to_lowercase();
-        if said.contains(NOT_FOUND) {
+        if ended.said().contains(NOT_FOUND) {
             return Err(HelperError::NotFound { program: program() });
         }
-        Err(HelperError::Failed {
-            program: program(),
-            status,
+        Err(ended.failed(program()))
+    }
+}
+
+impl Program {
+    /// One that gets these arguments and this environment and nothing else.
+    fn beside_us(path: String, args: Vec<String>, environment: Vec<(String, String)>) -> Self {
+        Self {
+            path,
+            args,
+            limit: Duration::from_secs(ANSWER_SECONDS_MAX),
+            environment: Some(environment),
+        }
+    }
+}
+
+impl Ended {
+    /// All that it wrote, in small letters.
+    fn said(&self) -> String {
+        let Self { stdout, stderr, .. } = self;
+        String::from_utf8_lossy(&[&**stdout, stderr].concat()).to_lowercase()
+    }
+
+    fn failed(&self, program: String) -> HelperError {
+        let said = self.said();
+        HelperError::Failed {
+            program,
+            status: self.status,
             said: COMPLAINTS.into_iter().find(|phrase| said.contains(phrase)),
-        })
-    }
-}
-
-/// Writes `input`, and gives how the program ended and its two outputs.
-async fn converse(mut child: Child, input: &str) -> io::Result<(ExitStatus, [Vec<u8>; 2])> {
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let write = async {
-        if let Some(mut stdin) = stdin {
-            // It may end without reading its input.
-            drop(stdin.write_all(input.as_bytes()).await);
-        }
-        Ok(())
-    };
-    let ((), stdout, stderr) = tokio::try_join!(write, read(stdout), read(stderr))?;
-    Ok((child.wait().await?, [stdout, stderr]))
-}
-
-/// # Errors
-/// [`ErrorKind::FileTooLarge`] beyond [`OUTPUT_BYTES_MAX`].
-async fn read(output: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if let Some(output) = output {
-        let mut output = output.take(OUTPUT_BYTES_MAX + 1);
-        if output.read_to_end(&mut bytes).await? as u64 > OUTPUT_BYTES_MAX {
-            return Err(ErrorKind::FileTooLarge.into());
         }
     }
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! This room must not know what is asked or answered.
 
 pub mod client;
+pub mod fetch;
 pub mod limits;
 pub mod probes;
 pub mod server;

@@ -32,6 +32,12 @@ pub enum State {
     Usable,
     /// The source is gone; copies still work. Injected, with a warning.
     Stale,
+    /// The source decodes, but its registry does not accept it. Injected with a warning, unless the rules
+    /// say otherwise.
+    Rejected {
+        /// Why, in words of ours.
+        reason: String,
+    },
     /// Never had a decodable payload: injecting it would fail every image of the Pod.
     Unusable {
         /// Why, without a byte of the payload.

@@ -7,7 +7,7 @@
 mod controller;
 mod freshness;
 
-pub use controller::{ControllerMetrics, Counts, DeliveryMetrics};
+pub use controller::{ControllerMetrics, Counts, DeliveryMetrics, ProgramRuns};
 pub use freshness::Freshness;
 use freshness::Watches;
 

@@ -22,12 +22,13 @@ use prometheus::IntGauge;
 use tokio::task::JoinSet;
 
 use self::certificate::{CertificateFiles, Certificates};
-use self::files::{RulesFiles, poll};
+use self::files::RulesFiles;
 use self::handler::{Admit, Handler};
 use self::objects::Cluster;
 use self::publisher::Publisher;
 use self::serving::ServingStore;
 use crate::cluster::client::{ConnectError, Connection};
+use crate::files::poll;
 use crate::http::limits::{Limits, PROBE_CONNECTIONS_MAX};
 use crate::http::probes::{self, Condition, Readiness};
 use crate::http::server::{Bound, ServerMetrics};

@@ -40,6 +40,35 @@ fn valid_files_load_and_compile() {
     }
 }
 
+/// The examples of the page, whole or as one `source`.
+#[test]
+fn examples_of_short_lived_tokens_are_rules() {
+    let page = include_str!("../docs/short-lived-tokens.md");
+    let blocks = page.split("```yaml\n").skip(1);
+    let blocks = blocks.filter_map(|block| block.split("```").next());
+    let mut sources = Vec::new();
+    for block in blocks.filter(|block| !block.starts_with("controller:")) {
+        let text = match block.strip_prefix("source: ") {
+            None => block.to_owned(),
+            Some(source) => format!(
+                "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\n\
+                 pullSecrets: [{{name: a, source: {}}}]\nrules: []\n",
+                source.trim()
+            ),
+        };
+        let config = load(&text).unwrap_or_else(|errors| panic!("{text}\n{errors}"));
+        sources.push(config.pull_secrets[0].source.to_string());
+    }
+    let expected = [
+        "program ecr-credential-provider",
+        "program auth-provider-gcp",
+        "program acr-credential-provider",
+        "program docker-credential-ecr-login",
+        "file /var/run/registry/config.json",
+    ];
+    assert_eq!(sources, expected);
+}
+
 /// One file, one case, with what is printed for it beside it. `UPDATE_EXPECT=1` writes it anew.
 #[test]
 fn bad_files_are_explained() {
@@ -348,6 +377,19 @@ fn check_sums_up_valid_files() {
         "-: valid: 1 pull secret, 0 rules, 0 patterns\n".to_owned(),
     );
     assert_eq!(check(&["-"], VALID), expected);
+}
+
+#[test]
+fn check_warns_of_passwords_in_the_clear() {
+    let entry = |more| format!("{{name: s, probe: {{repository: r.io/app{more}}}}}");
+    let (_, shown) = check(&["-"], &VALID.replace("{name: s}", &entry("")));
+    assert_eq!(shown.lines().count(), 1, "{shown}");
+    let plain = VALID.replace("{name: s}", &entry(", plainHTTP: true"));
+    let (code, shown) = check(&["-"], &plain);
+    assert_eq!(code, 0);
+    let warning =
+        "-: warning: pull secret \"s\": `plainHTTP`: its password goes to r.io/app in the clear";
+    assert!(shown.ends_with(&format!("{warning}\n")), "{shown}");
 }
 
 #[test]

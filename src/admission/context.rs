@@ -65,20 +65,27 @@ pub enum Verdict {
     Inject,
     /// Added, though its source is gone.
     InjectStale,
+    /// Added, though its registry rejects it.
+    InjectRejected,
     /// In the Pod's list.
     AlreadyPresent,
     /// The namespace may not hold it.
     NotPermitted,
     /// Its payload never decoded.
     Unusable,
+    /// Its registry rejects it, and the rules say to leave it out then.
+    Rejected,
     /// A Secret of that name in this namespace, not ours, does not decode.
     UndecodableHere,
 }
 
 impl Verdict {
+    /// Those by which the secret is added.
+    pub const INJECTED: [Self; 3] = [Self::Inject, Self::InjectStale, Self::InjectRejected];
+
     /// Whether the secret is added.
     pub fn is_injected(self) -> bool {
-        matches!(self, Self::Inject | Self::InjectStale)
+        Self::INJECTED.contains(&self)
     }
 
     /// For machines, in `explain -o json`.
@@ -86,9 +93,11 @@ impl Verdict {
         match self {
             Self::Inject => "added",
             Self::InjectStale => "added_stale",
+            Self::InjectRejected => "added_rejected",
             Self::AlreadyPresent => "already_present",
             Self::NotPermitted => "not_permitted",
             Self::Unusable => "unusable",
+            Self::Rejected => "rejected",
             Self::UndecodableHere => "undecodable_here",
         }
     }
@@ -219,6 +228,8 @@ impl<'p, 'v, 's> Context<'p, 'v, 's> {
         match coverage.state {
             State::Usable => Verdict::Inject,
             State::Stale => Verdict::InjectStale,
+            State::Rejected { .. } if entry.skips_rejected => Verdict::Rejected,
+            State::Rejected { .. } => Verdict::InjectRejected,
             State::Unusable { .. } => Verdict::Unusable,
         }
     }

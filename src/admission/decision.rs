@@ -63,6 +63,8 @@ pub enum Reason {
     NotPermitted,
     /// Wanted, but the kubelet could not decode it and would fail every image.
     Unusable,
+    /// Wanted, but its registry rejects it, and the rules say to leave it out then.
+    Rejected,
     /// The ServiceAccount is strict: the API server would refuse the patched Pod.
     StrictServiceAccount,
     /// A mirror Pod: the API server would refuse the patched Pod.
@@ -86,6 +88,7 @@ impl Reason {
         Self::AlreadyPresent,
         Self::NotPermitted,
         Self::Unusable,
+        Self::Rejected,
         Self::StrictServiceAccount,
         Self::MirrorPod,
         Self::OptedOut,
@@ -111,6 +114,7 @@ impl Reason {
             Self::AlreadyPresent => "already_present",
             Self::NotPermitted => "not_permitted",
             Self::Unusable => "unusable",
+            Self::Rejected => "rejected",
             Self::StrictServiceAccount => "strict_service_account",
             Self::MirrorPod => "mirror_pod",
             Self::OptedOut => "opted_out",
@@ -131,6 +135,10 @@ pub enum Warning<'s> {
     UndecodableHere(&'s str),
     /// Injected, but its source is gone.
     Stale(&'s str),
+    /// Not injected: its registry rejects it.
+    Rejected(&'s str),
+    /// Injected, but its registry rejects it.
+    InjectRejected(&'s str),
     /// Not injected: the namespace may not hold it.
     NotPermitted(&'s str),
     /// Injected by an `images` rule, but no key of the rule's secrets covers this image.
@@ -149,10 +157,12 @@ impl<'s> Warning<'s> {
     pub const CHARACTERS_MAX: usize = 120;
 
     /// Every value of [`Self::kind`], so that each series exists from the start.
-    pub const KINDS: [&'static str; 6] = [
+    pub const KINDS: [&'static str; 8] = [
         "unusable",
         "undecodable_here",
         "stale",
+        "rejected",
+        "inject_rejected",
         "not_permitted",
         "no_key",
         "strict_service_account",
@@ -164,6 +174,8 @@ impl<'s> Warning<'s> {
             Self::Unusable(_) => "unusable",
             Self::UndecodableHere(_) => "undecodable_here",
             Self::Stale(_) => "stale",
+            Self::Rejected(_) => "rejected",
+            Self::InjectRejected(_) => "inject_rejected",
             Self::NotPermitted(_) => "not_permitted",
             Self::NoKey { .. } => "no_key",
             Self::StrictServiceAccount => "strict_service_account",
@@ -175,6 +187,8 @@ impl<'s> Warning<'s> {
         match verdict {
             Verdict::Inject | Verdict::AlreadyPresent => None,
             Verdict::InjectStale => Some(Self::Stale(name)),
+            Verdict::InjectRejected => Some(Self::InjectRejected(name)),
+            Verdict::Rejected => Some(Self::Rejected(name)),
             Verdict::NotPermitted => Some(Self::NotPermitted(name)),
             Verdict::Unusable => Some(Self::Unusable(name)),
             Verdict::UndecodableHere => Some(Self::UndecodableHere(name)),
@@ -206,6 +220,12 @@ impl fmt::Display for Warning<'_> {
             }
             Self::Stale(name) => {
                 write!(f, "pull secret \"{name}\" is stale: its source is gone")
+            }
+            Self::Rejected(name) => {
+                write!(f, "pull secret \"{name}\" not added: its registry rejects it")
+            }
+            Self::InjectRejected(name) => {
+                write!(f, "pull secret \"{name}\" is rejected by its registry: images may not pull")
             }
             Self::NotPermitted(name) => {
                 write!(f, "pull secret \"{name}\" not added: not permitted in this namespace")
@@ -338,6 +358,11 @@ impl<'s> Decision<'s> {
                 if self.reason != Reason::AlreadyPresent =>
             {
                 Reason::Unusable
+            }
+            Verdict::Rejected
+                if matches!(self.reason, Reason::NoRuleMatched | Reason::NotPermitted) =>
+            {
+                Reason::Rejected
             }
             _ => self.reason,
         };

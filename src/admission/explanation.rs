@@ -144,7 +144,8 @@ pub struct KeyReport {
 impl SecretReport {
     /// Whether it is added, or would be in Enforce mode.
     pub fn is_added(&self) -> bool {
-        matches!(self.verdict, Some("added" | "added_stale"))
+        let added = Verdict::INJECTED.map(Verdict::as_str);
+        self.verdict.is_some_and(|verdict| added.contains(&verdict))
     }
 }
 
@@ -249,6 +250,10 @@ impl Explanation {
             Reason::Unusable => format!(
                 "nothing is added: no kubelet can use {}",
                 self.names_of(&[Verdict::Unusable, Verdict::UndecodableHere])
+            ),
+            Reason::Rejected => format!(
+                "nothing is added: the registry rejects {}",
+                self.names_of(&[Verdict::Rejected])
             ),
             Reason::StrictServiceAccount => "nothing is added: the ServiceAccount enforces mountable secrets, and the API server would refuse the Pod".to_owned(),
             Reason::MirrorPod => "nothing is added: a mirror Pod may not name Secrets".to_owned(),

@@ -147,17 +147,23 @@ impl Checked {
         }
     }
 
-    /// What is no error in a file, but will be one elsewhere.
+    /// What is no error in a file, but will be one elsewhere, or is dangerous.
     fn warnings(&self) -> Vec<String> {
         let bytes = self.text.len();
         let warning = format!(
             "{bytes} bytes do not fit in a ConfigMap (`CONFIG_MAP_RULES_BYTES_MAX`, \
              {CONFIG_MAP_RULES_BYTES_MAX}): mount them as a file"
         );
-        (bytes > CONFIG_MAP_RULES_BYTES_MAX)
-            .then_some(warning)
-            .into_iter()
-            .collect()
+        let too_large = (bytes > CONFIG_MAP_RULES_BYTES_MAX).then_some(warning);
+        let secrets = self.result.iter().flat_map(|config| &config.pull_secrets);
+        let in_the_clear = secrets.filter_map(|secret| {
+            let probe = secret.probe.as_ref().filter(|probe| probe.plain_http)?;
+            Some(format!(
+                "pull secret \"{}\": `plainHTTP`: its password goes to {} in the clear",
+                secret.name, probe.repository
+            ))
+        });
+        too_large.into_iter().chain(in_the_clear).collect()
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, CliError> {
 async fn sweep(args: &CleanupArgs) -> Result<Cleanup, CliError> {
     let progress = Progress::new();
     let show = |what: &str| progress.show(&format!("looking at: {what}"));
-    let (server, found) = Live::find(&args.installation, &progress).await?;
+    let (server, found) = Live::find(&args.installation.chosen(), &progress).await?;
     let swept = sweep::look(&server, &found, &show).await;
     let swept = swept.map_err(|error| CliError::Cluster(error.to_string()))?;
     let mut cleanup = swept.plan();

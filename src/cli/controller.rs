@@ -1,6 +1,7 @@
 //! `pullpass controller`: from arguments to a running controller.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,9 +51,17 @@ struct DeliveryArgs {
     /// what they cover
     #[arg(long)]
     delivery: bool,
+    /// Directory of the programs that rules call by a plain name (source: {exec: …})
+    #[arg(long, value_name = "DIR", default_value = "/plugins")]
+    plugins: PathBuf,
     /// ConfigMap of the index, key index.json
     #[arg(long, value_name = "NAME", default_value = "pullpass-index")]
     index_config_map: String,
+    /// Authority that registries are verified by when they are asked about a credential (`probe` in the
+    /// rules): a PEM file, or a directory of them. May be given several times; without it no registry is
+    /// trusted
+    #[arg(long, value_name = "PATH")]
+    registry_ca: Vec<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -101,10 +110,12 @@ impl ControllerArgs {
             service_account: self.service_account,
             certificates: self.certificates.certificates,
             rotation_wait: Duration::from_secs(self.certificates.rotation_wait),
+            registry_ca: self.delivery.registry_ca,
             delivery: self
                 .delivery
                 .delivery
                 .then_some(self.delivery.index_config_map),
+            plugins: self.delivery.plugins,
         }
     }
 }

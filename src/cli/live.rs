@@ -13,6 +13,13 @@ pub(super) struct InstallationArgs {
     /// Namespace of the installation [default: the one its webhook configuration names]
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
+    #[command(flatten)]
+    release: ReleaseArgs,
+}
+
+/// Which of several installations is meant.
+#[derive(Debug, Args)]
+pub(super) struct ReleaseArgs {
     /// Helm release, where there are several
     #[arg(long, value_name = "NAME")]
     release: Option<String>,
@@ -23,8 +30,14 @@ pub(super) struct InstallationArgs {
 
 impl InstallationArgs {
     pub(super) fn chosen(&self) -> Chosen {
+        self.release.in_namespace(self.namespace.as_deref())
+    }
+}
+
+impl ReleaseArgs {
+    pub(super) fn in_namespace(&self, namespace: Option<&str>) -> Chosen {
         Chosen {
-            namespace: self.namespace.clone(),
+            namespace: namespace.map(str::to_owned),
             release: self.release.clone(),
             configuration: self.webhook_configuration.clone(),
         }
@@ -54,12 +67,12 @@ impl Live {
 
     /// The same, and the installation that is meant there, as far as it can be seen.
     pub(super) async fn find(
-        meant: &InstallationArgs,
+        meant: &Chosen,
         progress: &Progress,
     ) -> Result<(ApiServer, Found), CliError> {
         let live = Self::connect().await?;
         progress.show("looking at: installation");
-        let found = live.server.find(&meant.chosen(), &live.namespace).await;
+        let found = live.server.find(meant, &live.namespace).await;
         Ok((live.server, found))
     }
 }

@@ -43,9 +43,9 @@ pub(super) struct SurroundingsArgs {
     /// namespace opts out; may be repeated
     #[arg(long = "namespace-label", value_name = "KEY=VALUE", value_parser = label)]
     pub(super) namespace_labels: Vec<(String, String)>,
-    /// Namespace of Pods that do not name one
-    #[arg(short, long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE)]
-    pub(super) namespace: String,
+    /// Namespace of Pods that do not name one [default: default]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
 }
 
 /// Where `kubectl create` puts what names no namespace.
@@ -63,9 +63,16 @@ pub(super) struct Offline {
 impl OfflineArgs {
     /// Reads all files.
     pub(super) fn load(&self) -> Result<Offline, CliError> {
-        let config = load_rules(&self.rules)?;
-        let secrets = read_secrets(&self.surroundings.pull_secrets)?;
-        let labels = self.surroundings.namespace_labels.iter().cloned();
+        self.surroundings.load(&self.rules)
+    }
+}
+
+impl SurroundingsArgs {
+    /// Reads all files.
+    pub(super) fn load(&self, rules: &Path) -> Result<Offline, CliError> {
+        let config = load_rules(rules)?;
+        let secrets = read_secrets(&self.pull_secrets)?;
+        let labels = self.namespace_labels.iter().cloned();
         Ok(Offline {
             snapshot: Snapshot::new(
                 Arc::new(Ruleset::compile(&config)),
@@ -74,7 +81,10 @@ impl OfflineArgs {
                 1,
             ),
             config,
-            namespace: self.surroundings.namespace.clone(),
+            namespace: match &self.namespace {
+                Some(namespace) => namespace.clone(),
+                None => DEFAULT_NAMESPACE.to_owned(),
+            },
         })
     }
 }

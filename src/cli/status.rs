@@ -7,8 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use super::live::{self, InstallationArgs, Live};
+use super::recover;
 use super::terminal::Progress;
 use super::{CliError, Format, Outcome};
+use crate::status::recovery::Which;
 use crate::status::{self, Facts, Scope, report};
 
 /// Say what was delivered where, and what is left to do
@@ -37,6 +39,7 @@ use crate::status::{self, Facts, Scope, report};
 Examples:
   pullpass status
   pullpass status -n pullpass --secret harbor
+  pullpass status --stuck
   pullpass status -o json | jq -r '.restarts[].fix'
   pullpass status -o json | jq '.pull_secrets[] | {name, missing: .copies.missing}'")]
 pub(super) struct StatusArgs {
@@ -45,12 +48,26 @@ pub(super) struct StatusArgs {
     /// Only this entry of `pullSecrets`
     #[arg(long, value_name = "NAME")]
     secret: Option<String>,
+    /// Only Pods that wait for an image and that a restart would fix, one by one, and whether `recover` may evict them; prints
+    /// what `recover` prints
+    #[arg(long, conflicts_with = "secret")]
+    stuck: bool,
     /// How to print the report
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
 pub(super) fn run(args: &StatusArgs) -> Result<Outcome, CliError> {
+    if args.stuck {
+        let all = Which {
+            namespaces: &[],
+            jobs: false,
+        };
+        let progress = Progress::new();
+        let looked = live::run(recover::look(&args.installation, all, &progress));
+        drop(progress);
+        return recover::print(&looked?.1, false, args.output);
+    }
     let facts = live::run(look(args))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let report = report(&facts, now.unwrap_or_default().as_secs());
@@ -64,7 +81,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<Outcome, CliError> {
 async fn look(args: &StatusArgs) -> Result<Facts, CliError> {
     let progress = Progress::new();
     let show = |what: &str| progress.show(&format!("looking at: {what}"));
-    let (server, found) = Live::find(&args.installation, &progress).await?;
+    let (server, found) = Live::find(&args.installation.chosen(), &progress).await?;
     let scope = Scope {
         pull_secret: args.secret.as_deref(),
         pods: true,

@@ -4,7 +4,8 @@
 //! ```text
 //! API server --watches--> board (state, queue) --writer, 8 at a time---> API server: copies, accounts
 //!                            |-- index ---------------------------------> ConfigMap, for the webhook
-//!                            `-- announce ------------------------------> metrics, Events
+//!                            |-- announce ------------------------------> metrics, Events
+//!                            `-- prober <---> registries, about what the rules say
 //! ```
 //! Watches run in every replica; the rest only while it leads, but for one thing: who does not lead stands
 //! in for a leader that does not create what a Pod waits for. What to do is decided by
@@ -14,12 +15,15 @@ mod accounts;
 mod announce;
 mod board;
 mod copies;
+mod given;
 mod index;
+mod prober;
 mod queue;
 mod watches;
 mod writer;
 
 use std::future::pending;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +37,7 @@ use self::announce::Announcer;
 use self::board::{Board, Scope};
 use self::copies::Copies;
 use self::index::Publisher;
+use self::prober::{Authorities, Prober};
 use self::queue::Duty;
 use self::watches::Watches;
 use self::writer::Writer;
@@ -40,11 +45,12 @@ use super::budget::Budget;
 use super::events::Events;
 use super::next_change;
 use super::objects::Owner;
+use super::programs::Programs;
 use super::rules::{Loaded, Verdict};
 use crate::cluster::client::Connection;
 use crate::cluster::watch::Seen;
 use crate::delivery::state::Rules;
-use crate::delivery::{Instance, Plan};
+use crate::delivery::{Instance, Plan, State};
 use crate::metrics::{ControllerMetrics, DeliveryMetrics, Metrics};
 use crate::shutdown::Stop;
 
@@ -65,9 +71,12 @@ pub(super) struct Parts {
     pub(super) rules: watch::Receiver<Option<Arc<Loaded>>>,
     pub(super) verdicts: watch::Receiver<Option<Verdict>>,
     pub(super) events: Events,
+    pub(super) programs: Programs,
     pub(super) metrics: Arc<Metrics>,
     pub(super) own_metrics: ControllerMetrics,
     pub(super) delivery_metrics: DeliveryMetrics,
+    /// Files and directories of authorities that registries are verified by.
+    pub(super) registry_ca: Vec<PathBuf>,
 }
 
 /// The one that delivers, while it leads.
@@ -75,6 +84,7 @@ pub(super) struct Delivery {
     writer: Writer,
     publisher: Publisher,
     announcer: Announcer,
+    prober: Prober,
 }
 
 impl Delivery {
@@ -89,6 +99,8 @@ impl Delivery {
             metrics: parts.metrics,
             instance: Arc::clone(&instance),
             namespace: parts.namespace.clone(),
+            programs: parts.programs,
+            runs: parts.delivery_metrics.program_runs.clone(),
         };
         tasks.spawn(async move {
             if let Err(error) = watches.run().await {
@@ -119,7 +131,7 @@ impl Delivery {
                     instance,
                     writes: parts.own_metrics.writes("account"),
                 },
-                panics,
+                panics: panics.clone(),
             },
             publisher: Publisher {
                 board: Arc::clone(&board),
@@ -130,6 +142,14 @@ impl Delivery {
                 writes: parts.own_metrics.writes("index"),
                 written: None,
                 put_back: Budget::default(),
+            },
+            prober: Prober {
+                board: Arc::clone(&board),
+                authorities: Authorities {
+                    paths: parts.registry_ca,
+                    read: None,
+                },
+                panics,
             },
             announcer: Announcer {
                 board,
@@ -150,10 +170,14 @@ impl Delivery {
     /// Delivers until `stop` drains; writes that were begun are finished first.
     pub(super) async fn run(&mut self, owner: &Owner, stop: &Stop) {
         let _counted = Counted(self.announcer.metrics.clone());
+        let _leading = Leading::begin(&self.writer.board);
+        // What this process heard when it led before is older than what is published.
+        self.prober.board.change_if(State::forget_answers);
         tokio::join!(
             self.publisher.run(owner, stop),
             self.writer.run(Duty::Lead, stop),
             self.announcer.run(stop),
+            self.prober.run(stop),
         );
     }
 }
@@ -176,7 +200,28 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.copies.set([]);
         self.0.attached.set([]);
+        self.0.probes.set([]);
     }
+}
+
+/// Says that this controller leads, until it is dropped.
+struct Leading<'a>(&'a Board);
+
+impl<'a> Leading<'a> {
+    fn begin(board: &'a Board) -> Self {
+        set_leading(board, true);
+        Self(board)
+    }
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        set_leading(self.0, false);
+    }
+}
+
+fn set_leading(board: &Board, is_leading: bool) {
+    board.change_if(|state| std::mem::replace(&mut state.is_leading, is_leading) != is_leading);
 }
 
 /// Keeps the plan up to date with the rules, for ever.

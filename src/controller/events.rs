@@ -3,6 +3,9 @@
 //! Only on namespaced objects, in our own namespace. An Event that cannot be written is a log line:
 //! nothing waits for it. No Event holds a byte of a key.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -37,6 +40,12 @@ pub(super) enum Reason {
     SourceUnusable,
     /// It can be used now.
     SourceUsable,
+    /// A registry rejects a credential.
+    CredentialRejected,
+    /// It accepts it again.
+    CredentialAccepted,
+    /// It does not say.
+    ProbeUnanswered,
     /// Somebody else's Secret has the name of a copy.
     CopyNotOurs,
     /// The API server refuses copies.
@@ -56,13 +65,16 @@ impl Reason {
             | Self::CaRotated
             | Self::CaBundleApplied
             | Self::RulesValid
-            | Self::SourceUsable => EventType::Normal,
+            | Self::SourceUsable
+            | Self::CredentialAccepted => EventType::Normal,
             Self::CertificateLost
             | Self::CaBundleOverwritten
             | Self::SecretNotOurs
             | Self::RulesInvalid
             | Self::SourceMissing
             | Self::SourceUnusable
+            | Self::CredentialRejected
+            | Self::ProbeUnanswered
             | Self::CopyNotOurs
             | Self::CopyRefused
             | Self::AccountRefused
@@ -80,6 +92,9 @@ impl Reason {
             | Self::CaRotated
             | Self::CertificateLost
             | Self::SecretNotOurs => "KeepCertificates",
+            Self::CredentialRejected | Self::CredentialAccepted | Self::ProbeUnanswered => {
+                "AskRegistry"
+            }
             Self::SourceMissing
             | Self::SourceUnusable
             | Self::SourceUsable
@@ -92,13 +107,36 @@ impl Reason {
     }
 }
 
-/// Writes Events. Repetitions about the same version of an object are counted, not repeated.
+/// Most notes whose repetitions are known. Each is one state of one pull secret, or of the certificates.
+const NOTES_MAX: usize = 100;
+
+/// Writes Events. Repetitions of a note about the same version of an object are counted, not repeated.
 #[derive(Clone)]
-pub(super) struct Events(Recorder);
+pub(super) struct Events {
+    client: Client,
+    /// By note: a recorder goes by the reason, and would count what is new as what was said before.
+    recorders: Arc<Mutex<HashMap<String, Recorder>>>,
+}
 
 impl Events {
     pub(super) fn new(client: Client) -> Self {
-        Self(Recorder::new(client, Reporter::from(REPORTER)))
+        Self {
+            client,
+            recorders: Arc::default(),
+        }
+    }
+
+    fn recorder(&self, note: &str) -> Recorder {
+        let mut recorders = self
+            .recorders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if recorders.len() >= NOTES_MAX {
+            recorders.clear();
+        }
+        let recorder = recorders.entry(note.to_owned());
+        let new = || Recorder::new(self.client.clone(), Reporter::from(REPORTER));
+        recorder.or_insert_with(new).clone()
     }
 
     /// Says `note` about an object of our namespace.
@@ -110,7 +148,7 @@ impl Events {
             action: reason.action().to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.0.publish(&event, regarding).await {
+        if let Err(error) = self.recorder(note).publish(&event, regarding).await {
             tracing::warn!(?reason, note, %error, "the Event could not be written");
         }
     }

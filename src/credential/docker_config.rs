@@ -25,7 +25,7 @@ pub use error::redacted;
 pub use super::go_json::{JsonKind, JsonProblem};
 pub use auth_field::AuthProblem;
 pub use error::{DecodeError, Position};
-pub use login::{Login, LoginFile, payload};
+pub use login::{BasicAuth, Login, LoginFile, payload};
 
 /// Which of the two Secret types a payload comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::rules::config::{Adopt, Deliver, PullSecretConfig, RulesConfig, Source};
+use crate::rules::config::{Adopt, Deliver, ProbeConfig, PullSecretConfig, RulesConfig, Source};
 use crate::rules::{Labels, NamespaceMatcher};
 
-use super::source::SourceRef;
+use super::source::{Origin, SourceRef};
 
 /// The pull secrets that are delivered, from one rules text. Those with `deliver: Never` are not here.
 #[derive(Debug)]
@@ -29,12 +29,14 @@ pub struct Entry {
     pub name: Arc<str>,
     /// Name of its copies.
     pub secret_name: Arc<str>,
-    /// The Secret it comes from; `None` if it comes from elsewhere, which is not delivered here.
-    pub source: Option<SourceRef>,
+    /// Where it comes from.
+    pub origin: Origin,
     /// Always or OnDemand.
     pub deliver: Deliver,
     /// Whose copies are taken over.
     pub adopt: Vec<Adopt>,
+    /// How its registry is asked about it.
+    pub probe: Option<Arc<ProbeConfig>>,
     /// ServiceAccounts that it is attached to; `*`: all.
     service_accounts: Vec<String>,
     namespaces: NamespaceMatcher,
@@ -73,7 +75,7 @@ impl Plan {
                 let entry = Entry::new(secret, &own_namespace);
                 let sharing = by_secret_name.entry(entry.secret_name.clone());
                 sharing.or_default().add(position, secret);
-                if let Some(source) = entry.source.clone() {
+                if let Origin::Secret(source) = entry.origin.clone() {
                     sources
                         .entry(source.name)
                         .or_default()
@@ -152,21 +154,22 @@ impl Entry {
     }
 
     fn new(secret: &PullSecretConfig, own_namespace: &Arc<str>) -> Self {
-        let source = match &secret.source {
-            Source::Secret { namespace, secret } => Some(SourceRef {
+        let origin = match &secret.source {
+            Source::Secret { namespace, secret } => Origin::Secret(SourceRef {
                 namespace: namespace
                     .as_ref()
                     .map_or_else(|| own_namespace.clone(), |namespace| (**namespace).into()),
                 name: (**secret).into(),
             }),
-            Source::File { .. } | Source::Exec(_) => None,
+            given @ (Source::File { .. } | Source::Exec(_)) => Origin::Given(given.clone().into()),
         };
         Self {
             name: (*secret.name).into(),
             secret_name: (*secret.secret_name).into(),
-            source,
+            origin,
             deliver: secret.deliver,
             adopt: secret.adopt.clone(),
+            probe: secret.probe.clone().map(Arc::new),
             service_accounts: secret.service_accounts.clone(),
             namespaces: NamespaceMatcher::permission(&secret.namespaces),
         }
@@ -262,8 +265,14 @@ pub(super) mod tests {
         );
         check(&plan, "default", "", "src", "!");
         check(&plan, "other", "", "src", "src");
-        let sources = plan.entries().iter().flat_map(|entry| &entry.source);
-        let sources: Vec<_> = sources.map(ToString::to_string).collect();
+        let sources = plan
+            .entries()
+            .iter()
+            .filter_map(|entry| match &entry.origin {
+                Origin::Secret(source) => Some(source.to_string()),
+                Origin::Given(_) => None,
+            });
+        let sources: Vec<_> = sources.collect();
         assert_eq!(sources, ["default/src", "pullpass/src"]);
     }
 
@@ -285,6 +294,6 @@ pub(super) mod tests {
         let plan = plan("{name: a, deliver: Never}, {name: b, source: {file: /x}}");
         check(&plan, "default", "", "a", "-");
         check(&plan, "default", "", "b", "b");
-        assert!(plan.entries().iter().all(|entry| entry.source.is_none()));
+        assert!(matches!(plan.entries(), [only] if matches!(only.origin, Origin::Given(_))));
     }
 }

@@ -1,13 +1,15 @@
 //! Where a payload comes from, and whether it may be handed out.
 //!
 //! The kubelet's own decoding decides (`credential`), so that nothing is copied which would fail a Pod.
-//! Payloads are kept only of sources; no password may leave them in text form.
+//! Payloads are kept only of sources; no password may leave them in text form. Beyond [`Origin`], nobody needs
+//! to know whether a Secret, a file or a program gave one.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::credential::{Keyring, SecretType};
 use crate::index::manifest;
+use crate::rules::config::Source;
 
 use super::copy::{ContentHash, SecretView};
 
@@ -30,12 +32,23 @@ impl fmt::Display for SourceRef {
     }
 }
 
+/// Where the credential of an entry comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A Secret.
+    Secret(SourceRef),
+    /// A file of the controller, or a program that it runs. Entries with the same one share what it gives.
+    Given(Arc<Source>),
+}
+
 /// What a source holds.
 #[derive(Debug, Clone)]
 pub struct SourceSecret {
     /// What copies of it carry, or why there should be none, without a byte of it.
     pub content: Result<Arc<Payload>, Box<str>>,
-    /// Which of all Secrets that ever had its name.
+    /// Why there is nothing newer than this content, if there should be.
+    pub problem: Option<Box<str>>,
+    /// Which of all Secrets that ever had its name; empty for what is none.
     pub uid: Box<str>,
 }
 
@@ -65,8 +78,30 @@ impl SourceSecret {
     pub fn read(secret: &SecretView<'_>) -> Self {
         Self {
             content: Payload::read(secret).map(Arc::new).map_err(Into::into),
+            problem: None,
             uid: secret.uid.into(),
         }
+    }
+
+    /// What a file or a program gave, or why it gave nothing.
+    pub fn given(content: Result<Arc<Payload>, String>) -> Self {
+        Self {
+            content: content.map_err(Into::into),
+            problem: None,
+            uid: Box::default(),
+        }
+    }
+
+    /// Whether copies and everybody who is told of it stay as they are with the other.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let content = |secret: &Self| {
+            secret
+                .content
+                .as_ref()
+                .map(|payload| payload.hash)
+                .map_err(Clone::clone)
+        };
+        content(self) == content(other) && self.problem == other.problem
     }
 }
 
@@ -76,6 +111,14 @@ impl Payload {
         let kind = kind.ok_or_else(|| manifest::wrong_type(secret.type_name))?;
         let bytes = secret.payload;
         let bytes = bytes.ok_or_else(|| manifest::no_data(kind.data_key()))?;
+        Self::new(kind, bytes)
+    }
+
+    /// Judges a payload.
+    ///
+    /// # Errors
+    /// Why no Pod should get it, without a byte of it.
+    pub fn new(kind: SecretType, bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() > PAYLOAD_BYTES_MAX {
             return Err(format!(
                 "it is larger than {PAYLOAD_BYTES_MAX} bytes (`PAYLOAD_BYTES_MAX`)"

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::index::IndexDocument;
-use crate::rules::config::Deliver;
+use crate::rules::config::{Deliver, Source};
 
 use super::attach::{Account, Change, Wish};
 use super::copy::{Observed, Versioned};
 use super::plan::{Claim, Entry, Plan};
-use super::source::{Payload, SourceRef, SourceSecret};
+use super::probe::Answered;
+use super::source::{Origin, Payload, SourceRef, SourceSecret};
 use super::step::{self, Content, CopyState, Step, Wanted};
 
 /// Namespace and name.
@@ -56,6 +57,10 @@ pub struct State {
     pub own_sources: Listing<Arc<str>, SourceSecret>,
     /// Sources elsewhere, each followed by itself.
     pub other_sources: BTreeMap<SourceRef, Listing<Arc<str>, SourceSecret>>,
+    /// What files and programs gave, or why they do not; nothing of those that have not answered yet.
+    pub given: BTreeMap<Arc<Source>, SourceSecret>,
+    /// Whether this controller leads, and therefore runs programs.
+    pub is_leading: bool,
     /// By name those Secrets that have the name of copies, by namespace.
     pub copies: BTreeMap<Arc<str>, Listing<Arc<str>, Observed>>,
     /// Pending Pods that name pull secrets, by namespace and name.
@@ -66,6 +71,8 @@ pub struct State {
     pub accounts: Listing<ObjectKey, Account>,
     /// The index that is published; `None` before it was looked for.
     pub published: Option<Option<IndexDocument>>,
+    /// What registries said, by the entry's name.
+    pub answers: BTreeMap<Arc<str>, Answered>,
     /// Names of copies that the API server did not let us write.
     pub forbidden: BTreeSet<Arc<str>>,
     /// Whether the API server did not let us write ServiceAccounts.
@@ -308,6 +315,14 @@ impl State {
         listing.is_settled().then(found)
     }
 
+    /// The same of an entry's source, wherever it is.
+    pub fn source_of(&self, entry: &Entry) -> Option<Option<&SourceSecret>> {
+        match &entry.origin {
+            Origin::Secret(source) => self.source(source),
+            Origin::Given(source) => self.given.get(source).map(Some),
+        }
+    }
+
     /// Whether a copy of an entry is, or should be, in that namespace.
     fn is_due(&self, entry: &Entry, namespace: &str, there: Option<&Observed>) -> bool {
         match entry.deliver {
@@ -338,16 +353,13 @@ impl State {
     }
 
     /// What copies of an entry should hold.
-    fn payload(&self, entry: &Entry) -> Option<&Arc<Payload>> {
-        let source = self.source(entry.source.as_ref()?)??;
+    pub(super) fn payload(&self, entry: &Entry) -> Option<&Arc<Payload>> {
+        let source = self.source_of(entry)??;
         source.content.as_ref().ok()
     }
 
     fn wish<'a>(&'a self, entry: &'a Entry) -> Wanted<'a> {
-        let is_known = entry
-            .source
-            .as_ref()
-            .is_none_or(|source| self.source(source).is_some());
+        let is_known = self.source_of(entry).is_some();
         match self.payload(entry) {
             Some(payload) => Wanted::Holding(Content {
                 kind: payload.kind,
@@ -477,6 +489,10 @@ pub(crate) mod tests {
         }
         state.published = Some(state.index());
         state
+    }
+
+    pub(crate) fn set_source(state: &mut State, payload: &[u8]) {
+        state.own_sources.set("harbor".into(), source(payload));
     }
 
     pub(crate) fn put(state: &mut State, namespace: &str, name: &str, secret: Observed) {
@@ -710,7 +726,7 @@ pub(crate) mod tests {
         let index = state.index().unwrap();
         assert_eq!(
             index.secrets.keys().collect::<Vec<_>>(),
-            ["harbor", "later"]
+            ["f", "harbor", "later"]
         );
         assert_eq!(index.secrets["harbor"].state, StateDocument::Usable);
         assert_eq!(index.secrets["harbor"].keys, ["r.io"]);
@@ -753,5 +769,99 @@ pub(crate) mod tests {
         denied.copies.insert("harbor".into(), Listing::default());
         denied.copies.get_mut("harbor").unwrap().deny();
         assert!(denied.index().is_some());
+    }
+
+    const GIVEN: &str = "{name: t, source: {exec: {command: p, images: [r.io]}}}, {name: harbor}";
+
+    fn give(state: &mut State, given: SourceSecret) {
+        let entries = state.rules.as_ref().unwrap().plan.entries();
+        let Origin::Given(source) = &entries[0].origin else {
+            panic!("it is a program");
+        };
+        let source = Arc::clone(source);
+        state.given.insert(source, given);
+    }
+
+    fn answer() -> Arc<Payload> {
+        Payload::new(SecretType::DockerConfigJson, GOOD)
+            .unwrap()
+            .into()
+    }
+
+    #[test]
+    fn scenario_52_what_a_program_gives_is_delivered_and_kept_when_it_gives_nothing() {
+        let mut state = state(GIVEN);
+        check(&state, "a", "t", Step::Nothing);
+        give(&mut state, SourceSecret::given(Ok(answer())));
+        check(&state, "a", "t", Step::Create);
+        put(&mut state, "a", "t", copy());
+        check(&state, "a", "t", Step::Nothing);
+        give(
+            &mut state,
+            SourceSecret::given(Err("it crashed".to_owned())),
+        );
+        check(&state, "a", "t", Step::Nothing);
+        check(&state, "b", "t", Step::Nothing);
+        // As a controller that does not lead, or has just been started.
+        state.given.clear();
+        check(&state, "a", "t", Step::Nothing);
+        check(&state, "b", "t", Step::Nothing);
+    }
+
+    #[test]
+    fn scenario_52_the_index_does_not_wait_for_a_program_and_says_why_it_is_stale() {
+        let mut state = state(GIVEN);
+        let index = state.index().unwrap();
+        let unusable = |reason: &str| StateDocument::Unusable {
+            reason: reason.to_owned(),
+        };
+        assert_eq!(
+            index.secrets["t"].state,
+            unusable("it has not answered yet")
+        );
+        assert_eq!(index.secrets["harbor"].state, StateDocument::Usable);
+
+        let secret = |state: &mut State, given: SourceSecret| {
+            give(state, given);
+            let index = state.index().unwrap();
+            state.published = Some(Some(index.clone()));
+            let secret = &index.secrets["t"];
+            (
+                secret.state.clone(),
+                secret.problem.clone(),
+                secret.keys.clone(),
+            )
+        };
+        let crashed = || SourceSecret::given(Err("it crashed".to_owned()));
+        assert_eq!(secret(&mut state, crashed()).0, unusable("it crashed"));
+        let good = SourceSecret::given(Ok(answer()));
+        let keys = vec!["r.io".to_owned()];
+        let expected = (StateDocument::Usable, String::new(), keys.clone());
+        assert_eq!(secret(&mut state, good.clone()), expected);
+        let when_usable = state.index().unwrap();
+        let failing = SourceSecret {
+            problem: Some("it hangs".into()),
+            ..good
+        };
+        let expected = (StateDocument::Usable, "it hangs".to_owned(), keys.clone());
+        assert_eq!(secret(&mut state, failing), expected);
+        let expected = (StateDocument::Stale, "it crashed".to_owned(), keys);
+        assert_eq!(secret(&mut state, crashed()), expected);
+        let before = state.index();
+        state.given.clear();
+        assert_eq!(
+            state.index(),
+            before,
+            "the next controller has not asked yet"
+        );
+        // As `status` looks at it.
+        put(&mut state, "a", "t", copy());
+        let how = |state: &State, namespace| state.look(namespace, "t").state;
+        state.believe_published();
+        assert_eq!(how(&state, "a"), Some(CopyState::Stale));
+        state.published = Some(Some(when_usable));
+        state.believe_published();
+        assert_eq!(how(&state, "a"), Some(CopyState::Present));
+        assert_eq!(how(&state, "b"), Some(CopyState::Missing));
     }
 }

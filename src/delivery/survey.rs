@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::index::document::INDEX_BYTES_MAX;
+use crate::index::document::{INDEX_BYTES_MAX, ProbeResult};
+use crate::rules::config::Source;
 
 use super::plan::Entry;
-use super::source::SourceRef;
+use super::source::{Origin, SourceRef};
 use super::state::{Listing, State};
 use super::step::CopyState;
 
@@ -36,6 +37,10 @@ pub enum Topic {
     SourceMissing(Arc<str>),
     /// The source of this entry cannot be used.
     SourceUnusable(Arc<str>),
+    /// The registry of this entry rejects it.
+    CredentialRejected(Arc<str>),
+    /// The registry of this entry does not say whether it accepts it.
+    Unanswered(Arc<str>),
     /// Somebody else's Secrets have the name of this entry's copies.
     Foreign(Arc<str>),
     /// Secrets of this name may not be read or written.
@@ -52,13 +57,16 @@ pub enum Topic {
     Index,
 }
 
+/// Name and uid of a source in pullpass's own namespace, which an Event can be about.
+pub type OwnSource = (Arc<str>, Box<str>);
+
 /// Something that somebody should do something about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What it is about; one finding each.
     pub topic: Topic,
-    /// The source, if that is the Secret to look at, and it is in pullpass's own namespace: name and uid.
-    pub source: Option<(Arc<str>, Box<str>)>,
+    /// The source, if that is the Secret to look at.
+    pub source: Option<OwnSource>,
     /// What is wrong and what to do.
     pub note: String,
 }
@@ -116,6 +124,7 @@ impl State {
         ];
         let watches = watches.into_iter().filter(|(_, is_denied)| *is_denied);
         sources
+            .chain(entries.iter().filter_map(|entry| self.of_probe(entry)))
             .chain(foreign)
             .chain(names.map(of_permission))
             .chain(watches.map(|(kind, _)| of_watch(kind)))
@@ -124,13 +133,17 @@ impl State {
             .collect()
     }
 
-    fn entries(&self) -> &[Entry] {
+    /// Every entry that is delivered.
+    pub fn entries(&self) -> &[Entry] {
         let rules = self.rules.as_ref();
         rules.map(|rules| rules.plan.entries()).unwrap_or_default()
     }
 
     fn of_source(&self, entry: &Entry) -> Option<Finding> {
-        let source = entry.source.as_ref()?;
+        let source = match &entry.origin {
+            Origin::Secret(source) => source,
+            Origin::Given(source) => return self.of_given(entry, source),
+        };
         let found = self.source(source)?;
         let denied = self
             .other_sources
@@ -156,15 +169,64 @@ impl State {
                 command(source)
             ),
         };
-        let is_own =
-            self.rules.as_ref().map(|rules| rules.plan.own_namespace()) == Some(&*source.namespace);
-        let seen = found.filter(|_| is_own);
         Some(Finding {
             topic: match found {
                 Some(_) => Topic::SourceUnusable(entry.name.clone()),
                 None => Topic::SourceMissing(entry.name.clone()),
             },
-            source: seen.map(|seen| (source.name.clone(), seen.uid.clone())),
+            source: self.own_source(entry),
+            note: format!("pull secret \"{}\": {problem}", entry.name),
+        })
+    }
+
+    /// The source of an entry, if an Event can be about it.
+    pub fn own_source(&self, entry: &Entry) -> Option<OwnSource> {
+        let Origin::Secret(source) = &entry.origin else {
+            return None;
+        };
+        let is_own =
+            self.rules.as_ref().map(|rules| rules.plan.own_namespace()) == Some(&*source.namespace);
+        let seen = self.source(source)?.filter(|_| is_own)?;
+        Some((source.name.clone(), seen.uid.clone()))
+    }
+
+    fn of_probe(&self, entry: &Entry) -> Option<Finding> {
+        let name = &entry.name;
+        let (topic, note) = match self.probed(entry)? {
+            ProbeResult::Rejected { reason } => (
+                Topic::CredentialRejected(name.clone()),
+                format!(
+                    "its registry rejects it: {reason}. Put a login that works into its source"
+                ),
+            ),
+            ProbeResult::Unknown { reason } => (
+                Topic::Unanswered(name.clone()),
+                format!("whether its registry accepts it is not known: {reason}"),
+            ),
+            ProbeResult::Accepted => return None,
+        };
+        Some(Finding {
+            topic,
+            source: self.own_source(entry),
+            note: format!("pull secret \"{name}\": {note}"),
+        })
+    }
+}
+
+impl State {
+    /// Of a file or program that gives nothing, or nothing new.
+    fn of_given(&self, entry: &Entry, source: &Arc<Source>) -> Option<Finding> {
+        let found = self.given.get(source)?;
+        let problem = match &found.content {
+            Err(reason) => format!("{source} cannot be used: {reason}"),
+            Ok(_) => {
+                let reason = found.problem.as_deref()?;
+                format!("{source} gives nothing new, and what it gave last is still used: {reason}")
+            }
+        };
+        Some(Finding {
+            topic: Topic::SourceUnusable(entry.name.clone()),
+            source: None,
             note: format!("pull secret \"{}\": {problem}", entry.name),
         })
     }
@@ -256,7 +318,9 @@ fn of_index() -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential::SecretType;
     use crate::delivery::state::tests::{GOOD, account, copy, foreign, put, state};
+    use crate::delivery::{Payload, SourceSecret};
 
     /// The notes of all findings.
     fn notes(state: &State) -> Vec<String> {
@@ -346,5 +410,33 @@ mod tests {
         let mut state = state("{name: harbor}");
         put(&mut state, "a", "harbor", copy());
         assert_eq!(notes(&state), Vec::<String>::new());
+    }
+
+    #[test]
+    fn scenario_52_a_program_that_fails_is_said_with_its_reason() {
+        let mut state = state("{name: t, source: {exec: {command: plugin, images: [r.io]}}}");
+        assert_eq!(
+            notes(&state),
+            Vec::<String>::new(),
+            "it has not answered yet"
+        );
+        let Origin::Given(source) = state.entries()[0].origin.clone() else {
+            panic!("it is a program");
+        };
+        let failed = SourceSecret::given(Err("it crashed".to_owned()));
+        state.given.insert(source.clone(), failed);
+        let expected = "pull secret \"t\": program plugin cannot be used: it crashed";
+        assert_eq!(notes(&state), [expected]);
+        let payload = Payload::new(SecretType::DockerConfigJson, GOOD).unwrap();
+        let late = SourceSecret {
+            problem: Some("it hangs".into()),
+            ..SourceSecret::given(Ok(payload.into()))
+        };
+        state.given.insert(source, late);
+        let notes = notes(&state);
+        assert!(
+            notes[0].contains("program plugin gives nothing new")
+                && notes[0].ends_with(": it hangs")
+        );
     }
 }

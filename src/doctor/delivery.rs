@@ -97,7 +97,20 @@ fn source(secret: &PullSecretReport) -> Vec<Finding> {
             );
             findings.push(Finding::problem(CHECK, message, fix()));
         }
-        SourceState::Usable | SourceState::Unseen | SourceState::NotLookedAt => {}
+        SourceState::Usable => findings.extend(source.reason.as_ref().map(|reason| {
+            let message = format!(
+                "pull secret {name}: {} gives nothing new: {reason}",
+                source.from
+            );
+            Finding::warning(CHECK, message, fix())
+        })),
+        SourceState::Unseen | SourceState::NotLookedAt => {}
+    }
+    if let Some(probe) = secret.probe.as_ref().filter(|probe| probe.is_rejected()) {
+        let reason = probe.reason.as_deref().unwrap_or_default();
+        let message = format!("pull secret {name}: its registry rejects it: {reason}");
+        let fix = format!("put a login that works into {}", source.from);
+        findings.push(Finding::problem(CHECK, message, fix));
     }
     let ended = secret.tokens.iter().filter(|token| token.is_expired);
     findings.extend(ended.map(|token| {

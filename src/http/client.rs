@@ -85,6 +85,11 @@ fn trusting(bundle_pem: &[u8]) -> Result<ClientConfig, CallError> {
     if added == 0 {
         return Err(PkiError::X509.into());
     }
+    verifying(roots)
+}
+
+/// Trusts these authorities and nothing else; HTTP/1.1 only.
+pub(super) fn verifying(roots: RootCertStore) -> Result<ClientConfig, CallError> {
     let provider = CryptoProvider::get_default().cloned();
     let provider = provider.unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()));
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -122,7 +127,7 @@ async fn exchange(
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape `map_err` wants")]
-fn failed(error: io::Error) -> CallError {
+pub(super) fn failed(error: io::Error) -> CallError {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => return CallError::Refused,
         io::ErrorKind::TimedOut => return CallError::TimedOut,
@@ -157,7 +162,7 @@ fn refused_certificate(reason: &CertificateError) -> CallError {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape `map_err` wants")]
-fn other(error: impl ToString) -> CallError {
+pub(super) fn other(error: impl ToString) -> CallError {
     CallError::Other(error.to_string())
 }
 

@@ -3,6 +3,8 @@
 //! The constants are what runs; [`Limits`] exists so that a test can lower one. What must not happen:
 //! a limit written as a number anywhere else in this room.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::Duration;
 
 const KIB: usize = 1024;
@@ -74,11 +76,18 @@ const _: () = assert!(DRAIN.as_secs() + FINISH_MAX.as_secs() < 45);
 
 /// Pause after the listener failed, which it does when file descriptors run out.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// How often files are read. A kubelet needs up to a minute to bring a change, so a second more is
-/// nothing, and reading a few files a second costs nothing either.
-pub const FILE_POLL: Duration = Duration::from_secs(1);
 /// Largest certificate or key file, in bytes: a chain of ten RSA-4096 certificates is 25 KB.
 pub const PEM_FILE_BYTES_MAX: usize = MIB;
+
+/// `time` ± so many percent.
+pub fn jittered(time: Duration, percent: u32) -> Duration {
+    // Every `RandomState` has other keys; nothing here needs better randomness.
+    let random = RandomState::new().build_hasher().finish();
+    let spread = u64::from(2 * percent) + 1;
+    let drawn = u32::try_from(random % spread).unwrap_or_default();
+    time * (100 - percent + drawn) / 100
+}
+
 /// The limits that a test may want lower. [`Limits::default`] is what runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -142,6 +151,15 @@ mod tests {
             finish_max: seconds(30),
         };
         assert_eq!(Limits::default(), contract);
+    }
+
+    #[test]
+    fn jitter_stays_within_its_bounds_and_varies() {
+        let age = Duration::from_secs(300);
+        let drawn: Vec<Duration> = (0..1000).map(|_| jittered(age, 20)).collect();
+        let (low, high) = (Duration::from_secs(240), Duration::from_secs(360));
+        assert!(drawn.iter().all(|age| (low..=high).contains(age)));
+        assert!(drawn.iter().any(|age| *age != drawn[0]));
     }
 
     #[test]

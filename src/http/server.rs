@@ -11,15 +11,12 @@
 //! behind. This module must not know what is asked or answered: it gets a `Router`.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -40,6 +37,7 @@ use tower::Service;
 
 use super::limits::{
     ACCEPT_RETRY, CONNECTION_AGE_JITTER_PERCENT, HEAD_BYTES_MAX, Limits, READ_BUFFER_BYTES_MAX,
+    jittered,
 };
 use crate::shutdown::{self, Stop};
 
@@ -286,7 +284,8 @@ async fn requests(
     shared: &Shared,
     activity: &Activity,
 ) {
-    let retire_at = Instant::now() + jittered(shared.limits.connection_age);
+    let retire_at =
+        Instant::now() + jittered(shared.limits.connection_age, CONNECTION_AGE_JITTER_PERCENT);
     let service = service_fn(|request: Request<Incoming>| async move {
         activity.set_busy();
         let mut response = shared.router.clone().call(request).await?;
@@ -311,27 +310,9 @@ async fn requests(
     }
 }
 
-/// `age` ± [`CONNECTION_AGE_JITTER_PERCENT`].
-fn jittered(age: Duration) -> Duration {
-    // Every `RandomState` has other keys; nothing here needs better randomness.
-    let random = RandomState::new().build_hasher().finish();
-    let spread = u64::from(2 * CONNECTION_AGE_JITTER_PERCENT) + 1;
-    let percent = u32::try_from(random % spread).unwrap_or_default();
-    age * (100 - CONNECTION_AGE_JITTER_PERCENT + percent) / 100
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn jitter_stays_within_its_bounds_and_varies() {
-        let age = Duration::from_secs(300);
-        let drawn: Vec<Duration> = (0..1000).map(|_| jittered(age)).collect();
-        let (low, high) = (Duration::from_secs(240), Duration::from_secs(360));
-        assert!(drawn.iter().all(|age| (low..=high).contains(age)));
-        assert!(drawn.iter().any(|age| *age != drawn[0]));
-    }
 
     #[test]
     fn a_busy_connection_is_not_idle() {

@@ -30,6 +30,9 @@ const SHORT_LIVED: [(&str, &str); 6] = [
 /// What makes a lasting login.
 const LASTING: &str = "make an access token, robot account or service principal at the registry, and log in with its \
                        name and secret";
+/// What does instead of one.
+const ASKED: &str =
+    "let the controller ask for it anew each time (`exec`, docs/short-lived-tokens.md), or";
 
 /// Seconds since 1970, and how a person reads them.
 #[derive(Debug, Clone, Copy)]
@@ -150,7 +153,7 @@ fn ends(entry: &Entry, clock: &Clock) -> Option<String> {
             format!("within {}", known?.1)
         }
     };
-    Some(format!("it is a token that ends {when}: {LASTING}"))
+    Some(format!("it is a token that ends {when}: {ASKED} {LASTING}"))
 }
 
 /// Host with port, and the path with its slash.

@@ -62,6 +62,12 @@ pub struct SecretDocument {
     /// Whether it may be injected.
     #[serde(flatten)]
     pub state: StateDocument,
+    /// Why there is nothing newer than what copies carry, if there should be; empty if there need not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+    /// What its registry last said of the payload with this `hash`; `None` where nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeResult>,
     /// Of the payload that copies carry; empty if there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hash: String,
@@ -85,6 +91,38 @@ pub enum StateDocument {
         #[serde(default)]
         reason: String,
     },
+}
+
+/// What a registry said of a credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum ProbeResult {
+    /// It lets the credential pull.
+    Accepted,
+    /// It does not.
+    Rejected {
+        /// Password or right, in words of ours.
+        #[serde(default)]
+        reason: String,
+    },
+    /// It did not say.
+    Unknown {
+        /// Why, without a word of the registry's.
+        #[serde(default)]
+        reason: String,
+    },
+}
+
+impl ProbeResult {
+    /// `accepted`, `rejected`, `unknown`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Rejected { .. } => "rejected",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
 }
 
 /// Why an `index.json` is not used.
@@ -194,12 +232,15 @@ impl SecretDocument {
             keys: keys(true),
             keys_without_credential: keys(false),
             state: match &coverage.state {
-                State::Usable => StateDocument::Usable,
+                // What a registry says of it stands beside.
+                State::Usable | State::Rejected { .. } => StateDocument::Usable,
                 State::Stale => StateDocument::Stale,
                 State::Unusable { reason } => StateDocument::Unusable {
                     reason: reason.clone(),
                 },
             },
+            problem: String::new(),
+            probe: None,
             hash,
             undecodable_in: coverage.undecodable_in.iter().cloned().collect(),
         }
@@ -211,16 +252,25 @@ impl SecretDocument {
         let keys = with.chain(without);
         Coverage {
             keyring: Keyring::new(keys.map(|(key, usable)| Key { key, usable })),
-            state: match &self.state {
-                StateDocument::Usable => State::Usable,
-                StateDocument::Stale => State::Stale,
-                StateDocument::Unusable { reason } => State::Unusable {
-                    reason: reason.chars().take(REASON_CHARACTERS_MAX).collect(),
-                },
+            state: match (&self.state, &self.probe) {
+                (StateDocument::Usable, Some(ProbeResult::Rejected { reason })) => {
+                    let reason = cut(reason);
+                    State::Rejected { reason }
+                }
+                (StateDocument::Usable, _) => State::Usable,
+                (StateDocument::Stale, _) => State::Stale,
+                (StateDocument::Unusable { reason }, _) => {
+                    let reason = cut(reason);
+                    State::Unusable { reason }
+                }
             },
             undecodable_in: self.undecodable_in.iter().cloned().collect(),
         }
     }
+}
+
+fn cut(reason: &str) -> String {
+    reason.chars().take(REASON_CHARACTERS_MAX).collect()
 }
 
 /// Where, without the reader's words, which quote.

@@ -84,6 +84,8 @@ pub enum Removal {
     Done,
     /// It is not as it was when it was looked at.
     Changed,
+    /// The API server lets nobody do it now, for the sake of a PodDisruptionBudget; its words.
+    Refused(String),
     /// It is still there; the API server's words.
     Failed(String),
 }
@@ -220,6 +222,15 @@ impl ApiServer {
         }
     }
 
+    /// One object by its path, of which `T` may read as little as it wants.
+    pub async fn object<T: DeserializeOwned>(&self, path: &str) -> Looked<T> {
+        let read = |text: String| match serde_json::from_str(&text) {
+            Ok(object) => Looked::Seen(object),
+            Err(_) => Looked::Failed(UNREADABLE.to_owned()),
+        };
+        self.text(path).await.and_then(read)
+    }
+
     /// One text of a ConfigMap in the installation's namespace; `None` without this key.
     pub async fn text_of(&self, names: &Names, object: &str, key: &str) -> Looked<Option<String>> {
         let object: Looked<ConfigMap> = self.one(Some(&names.namespace), object).await;
@@ -286,6 +297,30 @@ impl ApiServer {
         }
     }
 
+    /// Evicts this very version of a Pod, and no other, if its PodDisruptionBudgets allow it.
+    pub async fn evict(&self, namespace: &str, pod: &str, exactly: &Preconditions) -> Removal {
+        let eviction = serde_json::json!({
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": namespace},
+            "deleteOptions": {"preconditions": exactly},
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+        let request = http::Request::post(path)
+            .header("content-type", "application/json")
+            .body(eviction.to_string().into_bytes());
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return Removal::Failed(error.to_string()),
+        };
+        match self.client.request::<IgnoredAny>(request).await {
+            Ok(_) => Removal::Done,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Removal::Changed,
+            Err(kube::Error::Api(status)) if status.code == 429 => Removal::Refused(status.message),
+            Err(error) => Removal::Failed(words(error)),
+        }
+    }
+
     /// Changes an object by a JSON patch that tests what was looked at.
     pub async fn patch(&self, path: &str, patch: &serde_json::Value) -> Removal {
         let request = http::Request::patch(path)
@@ -304,7 +339,7 @@ impl ApiServer {
         }
     }
 
-    /// The text behind a path that is no API object.
+    /// The text behind a path.
     pub async fn text(&self, path: &str) -> Looked<String> {
         match self.get(path).await {
             Ok(Answer {

@@ -37,8 +37,13 @@ impl<T> Looked<T> {
 
     /// The same look, of another kind of thing.
     pub fn map<U>(self, read: impl FnOnce(T) -> U) -> Looked<U> {
+        self.and_then(|object| Looked::Seen(read(object)))
+    }
+
+    /// Looks closer at what was read.
+    pub(super) fn and_then<U>(self, look: impl FnOnce(T) -> Looked<U>) -> Looked<U> {
         match self {
-            Self::Seen(object) => Looked::Seen(read(object)),
+            Self::Seen(object) => look(object),
             Self::Absent => Looked::Absent,
             Self::Denied(said) => Looked::Denied(said),
             Self::Failed(said) => Looked::Failed(said),

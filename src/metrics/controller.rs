@@ -66,15 +66,35 @@ pub struct DeliveryMetrics {
     pub copies: Counts,
     /// Entries in ServiceAccounts.
     pub attached: Counts,
+    /// What registries say.
+    pub probes: Counts,
     /// Seconds from the sight of a new namespace or a waiting Pod to the copy.
     pub lag: Histogram,
     /// 1 while the index does not fit into a ConfigMap.
     pub index_too_large: IntGauge,
+    /// Runs of programs that give credentials.
+    pub program_runs: ProgramRuns,
+}
+
+/// How often programs were asked, by what came of it.
+#[derive(Debug, Clone)]
+pub struct ProgramRuns(IntCounterVec);
+
+impl ProgramRuns {
+    /// Counts one.
+    pub fn count(&self, is_answered: bool) {
+        let outcome = if is_answered { "answered" } else { "failed" };
+        self.0.with_label_values(&[outcome]).inc();
+    }
 }
 
 /// How many of something there are, by pull secret and state.
 #[derive(Debug, Clone)]
-pub struct Counts(IntGaugeVec);
+pub struct Counts {
+    gauges: IntGaugeVec,
+    /// What the state is called.
+    label: &'static str,
+}
 
 impl DeliveryMetrics {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
@@ -86,13 +106,18 @@ impl DeliveryMetrics {
             "pullpass_attached",
             "ServiceAccounts that a pull secret is attached to, or should be, and how they are doing",
         );
+        let probes = Opts::new(
+            "pullpass_probes",
+            "Pull secrets that a registry was asked about, by what it says now",
+        );
         let lag = HistogramOpts::new(
             "pullpass_delivery_lag_seconds",
             "From the sight of a namespace or of a Pod that waits to the copy",
         );
         Ok(Self {
-            copies: Counts::register(registry, copies)?,
-            attached: Counts::register(registry, attached)?,
+            copies: Counts::register(registry, copies, "state")?,
+            attached: Counts::register(registry, attached, "state")?,
+            probes: Counts::register(registry, probes, "result")?,
             lag: super::register(
                 registry,
                 Histogram::with_opts(lag.buckets(LAG_BUCKETS.to_vec()))?,
@@ -104,14 +129,25 @@ impl DeliveryMetrics {
                     "1 while the index does not fit into a ConfigMap, so that webhooks keep the last",
                 )?,
             )?,
+            program_runs: ProgramRuns(super::register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "pullpass_program_runs_total",
+                        "How many times programs of the rules (`exec`) were asked, by what came of it",
+                    ),
+                    &["outcome"],
+                )?,
+            )?),
         })
     }
 }
 
 impl Counts {
-    fn register(registry: &Registry, opts: Opts) -> prometheus::Result<Self> {
-        let gauges = IntGaugeVec::new(opts, &["secret", "state"])?;
-        Ok(Self(super::register(registry, gauges)?))
+    fn register(registry: &Registry, opts: Opts, label: &'static str) -> prometheus::Result<Self> {
+        let gauges = IntGaugeVec::new(opts, &["secret", label])?;
+        let gauges = super::register(registry, gauges)?;
+        Ok(Self { gauges, label })
     }
 
     /// Sets how many there are, by pull secret and state. Series of others are dropped.
@@ -129,16 +165,16 @@ impl Counts {
             };
             *sums.entry((name, state)).or_default() += count;
         }
-        for family in self.0.collect() {
+        for family in self.gauges.collect() {
             for metric in family.get_metric() {
-                let (name, state) = (label(metric, "secret"), label(metric, "state"));
+                let (name, state) = (label(metric, "secret"), label(metric, self.label));
                 if !sums.contains_key(&(name, state)) {
-                    self.0.remove_label_values(&[name, state]).ok();
+                    self.gauges.remove_label_values(&[name, state]).ok();
                 }
             }
         }
         for ((name, state), count) in sums {
-            let gauge = self.0.with_label_values(&[name, state]);
+            let gauge = self.gauges.with_label_values(&[name, state]);
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }

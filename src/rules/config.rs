@@ -8,8 +8,10 @@ use super::selector::LabelSelector;
 use super::yaml::Tree;
 
 mod document;
+mod exec;
 mod filter;
 mod names;
+mod probe;
 mod reader;
 mod rule;
 mod secret;
@@ -25,6 +27,19 @@ pub const FILE_RULES_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const PULL_SECRETS_MAX: usize = 5_000;
 /// Most image patterns (`images` and `excludeImages` together) in one rules text.
 pub const PATTERNS_MAX: usize = 100_000;
+/// How often a registry is asked about a credential, in seconds, where a `probe` does not say.
+pub const PROBE_INTERVAL_SECONDS: u32 = 600;
+/// Shortest `interval` of a `probe`, in seconds: 120 questions an hour, a hundredth of what Docker Hub, the
+/// strictest of the large registries, takes from one address.
+pub const PROBE_INTERVAL_SECONDS_MIN: u32 = 30;
+/// Longest `interval` of a `probe`, in seconds: what is older than a day says nothing.
+pub const PROBE_INTERVAL_SECONDS_MAX: u32 = 24 * 3600;
+
+/// Most `images` or `servers` of one `exec`: each may be a call of the program, one after the other.
+pub const ASKS_MAX: usize = 16;
+/// How long an answer of an `exec` holds that says nothing of it, in seconds, unless `defaultCacheDuration` does.
+/// Of what is in use, the tokens that live shortest live half an hour.
+pub const DEFAULT_CACHE_SECONDS: u64 = 10 * 60;
 
 /// A valid `rules.yaml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,10 +67,36 @@ pub struct PullSecretConfig {
     pub service_accounts: Vec<String>,
     /// Whose copies are taken over.
     pub adopt: Vec<Adopt>,
+    /// How the registry is asked about it; `None`: it is not.
+    pub probe: Option<ProbeConfig>,
+}
+
+/// How a registry is asked whether it still accepts a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeConfig {
+    /// What the credential may pull from, `HOST[:PORT]/PATH`. Its registry is asked, with the login that
+    /// the kubelet would try first there; other registry keys of the credential are not.
+    pub repository: String,
+    /// How often, in seconds.
+    pub interval_seconds: u32,
+    /// What happens to Pods while it does not.
+    pub on_rejected: OnRejected,
+    /// Whether it is asked by plain HTTP. Whoever listens has the password then.
+    pub plain_http: bool,
+}
+
+/// What happens to Pods while the registry rejects the credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnRejected {
+    /// It is injected, with a warning.
+    #[default]
+    Inject,
+    /// It is not injected.
+    Skip,
 }
 
 /// Where a credential comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Source {
     /// A Secret; in pullpass's own namespace if `namespace` is `None`.
@@ -70,22 +111,58 @@ pub enum Source {
         /// Its path.
         path: String,
     },
-    /// A kubelet credential-provider plugin or docker credential helper. What it takes is checked
-    /// where it is run.
+    /// A kubelet credential-provider plugin or docker credential helper.
     Exec(ExecSource),
 }
 
-/// How an `exec` source is run:
-/// `exec: {command: PROGRAM, args: [ARG, …], env: [{name: NAME, value: VALUE}, …]}`, of which only
-/// `command` is required.
-#[derive(Clone, PartialEq, Eq)]
+/// A program, and how it is run and asked.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExecSource {
-    /// Program; no shell is involved.
+    /// Absolute path, or name among the controller's plugins; no shell is involved.
     pub command: String,
     /// Its arguments.
     pub args: Vec<String>,
     /// Environment given to it, name and value, each name once.
     pub env: Vec<(String, String)>,
+    /// What it is asked.
+    pub protocol: Protocol,
+    /// How long an answer holds that does not say so, in seconds.
+    pub default_cache_seconds: u64,
+}
+
+/// What a program is asked, and in which words.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// A kubelet's credential provider.
+    Kubelet {
+        /// Version of its protocol.
+        api_version: &'static str,
+        /// Registries, or repositories in them.
+        images: Vec<String>,
+    },
+    /// A docker credential helper.
+    Docker {
+        /// Server URLs, as keys of docker's `config.json`.
+        servers: Vec<String>,
+    },
+}
+
+/// For people.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret {
+                namespace: Some(namespace),
+                secret,
+            } => write!(f, "Secret {namespace}/{secret}"),
+            Self::Secret {
+                namespace: None,
+                secret,
+            } => write!(f, "Secret {secret}"),
+            Self::File { path } => write!(f, "file {path}"),
+            Self::Exec(exec) => write!(f, "program {}", exec.command),
+        }
+    }
 }
 
 /// Without the values of the environment and without arguments: either may be a token.
@@ -95,6 +172,7 @@ impl fmt::Debug for ExecSource {
         f.debug_struct("ExecSource")
             .field("command", &self.command)
             .field("env", &names)
+            .field("protocol", &self.protocol)
             .finish_non_exhaustive()
     }
 }
@@ -236,7 +314,7 @@ mod tests {
     #[test]
     fn tokens_for_exec_are_not_repeated() {
         let text = "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\npullSecrets:\n\
-                    - {name: s, source: {exec: {command: c, args: [hunter2], \
+                    - {name: s, source: {exec: {command: c, images: [r.io], args: [hunter2], \
                     env: [{name: A, value: hunter2}]}}}\n";
         assert!(!format!("{:?}", load(text).unwrap()).contains("hunter2"));
         let errors = load(&text.replace("value: hunter2", "value: 4711")).unwrap_err();
@@ -259,6 +337,7 @@ mod tests {
                 namespaces: NamespaceFilter::default(),
                 service_accounts: Vec::new(),
                 adopt: Vec::new(),
+                probe: None,
             }],
             rules: vec![RuleConfig {
                 name: "r".to_owned(),

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::image::ImageRef;
 
-use super::config::{Deliver, Mode, RuleConfig, RulesConfig};
+use super::config::{Deliver, Mode, OnRejected, RuleConfig, RulesConfig};
 use super::matcher::{self, Hit, HostBuffer, Matcher, Query};
 use super::namespace::NamespaceMatcher;
 use super::selector::LabelSelector;
@@ -66,6 +66,8 @@ pub struct PullSecret {
     pub deliver: Deliver,
     /// Who may ever hold it.
     pub namespaces: NamespaceMatcher,
+    /// Whether it is left out while its registry rejects it.
+    pub skips_rejected: bool,
 }
 
 impl Ruleset {
@@ -76,6 +78,10 @@ impl Ruleset {
             secret_name: secret.secret_name.as_str().into(),
             deliver: secret.deliver,
             namespaces: NamespaceMatcher::permission(&secret.namespaces),
+            skips_rejected: secret
+                .probe
+                .as_ref()
+                .is_some_and(|probe| probe.on_rejected == OnRejected::Skip),
         });
         let unconditional =
             |(_, rule): &(RuleId, &RuleConfig)| rule.always || rule.images.is_none();

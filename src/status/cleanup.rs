@@ -235,7 +235,7 @@ impl Fate {
                 let reason = "it was changed meanwhile; run it again".to_owned();
                 (Self::Failed, Some(reason))
             }
-            Removal::Failed(said) => (Self::Failed, Some(said)),
+            Removal::Refused(said) | Removal::Failed(said) => (Self::Failed, Some(said)),
         }
     }
 }

@@ -124,15 +124,19 @@ pub(super) async fn read_rules(
 pub(super) async fn read_namespaces(server: &ApiServer) -> Looked<BTreeMap<Arc<str>, Namespace>> {
     let mut namespaces = BTreeMap::new();
     let each = |Bare { metadata }| {
-        let namespace = Namespace {
-            is_terminating: metadata.deletion_timestamp.is_some(),
-            labels: metadata.labels.unwrap_or_default(),
-        };
-        namespaces.insert(metadata.name.unwrap_or_default().into(), namespace);
+        let name = metadata.name.clone().unwrap_or_default();
+        namespaces.insert(name.into(), namespace_of(metadata));
     };
     let all = ListParams::default();
     let listed = server.each("/api/v1/namespaces", &all, Reading::Metadata, each);
     listed.await.map(|()| namespaces)
+}
+
+fn namespace_of(metadata: ObjectMeta) -> Namespace {
+    Namespace {
+        is_terminating: metadata.deletion_timestamp.is_some(),
+        labels: metadata.labels.unwrap_or_default(),
+    }
 }
 
 /// Looks at everything in `scope`; `progress` is told what comes next.
@@ -145,36 +149,7 @@ pub async fn fetch(
     scope: Scope<'_>,
     progress: &dyn Fn(&str),
 ) -> Result<Facts, CannotLookError> {
-    let names = found.names.clone();
-    progress("rules");
-    let ReadRules { config, rules } = read_rules(server, &names).await?;
-    let entries = chosen(&config, scope.pull_secret)?;
-    let instance = Instance::new(&names.namespace, &names.configuration);
-    let configurations = found.configurations.seen();
-    let webhook = configurations
-        .and_then(|all| webhook_of(all.first()?))
-        .cloned();
-    let mut looking = Looking {
-        server,
-        progress,
-        instance,
-        facts: Facts {
-            ruleset: Arc::new(Ruleset::compile(&config)),
-            webhook,
-            index: None,
-            delivers: None,
-            state: State {
-                rules: Some(rules),
-                ..State::default()
-            },
-            sources: BTreeMap::new(),
-            pods: Vec::new(),
-            unseen: Vec::new(),
-            names,
-            config,
-            entries,
-        },
-    };
+    let mut looking = Looking::start(server, found, scope.pull_secret, progress).await?;
     looking.index(found).await;
     looking.namespaces().await;
     if scope.pods {
@@ -221,21 +196,61 @@ fn chosen(config: &RulesConfig, name: Option<&str>) -> Result<Vec<usize>, Cannot
     }
 }
 
-struct Looking<'a> {
+/// What is being put together.
+pub(super) struct Looking<'a> {
     server: &'a ApiServer,
     progress: &'a dyn Fn(&str),
     instance: Instance,
-    facts: Facts,
+    pub(super) facts: Facts,
 }
 
-impl Looking<'_> {
-    fn unseen<T>(&mut self, what: &str, right: &str, looked: &Looked<T>) {
+impl<'a> Looking<'a> {
+    /// Begins with the rules, without which there is nothing to look for.
+    pub(super) async fn start(
+        server: &'a ApiServer,
+        found: &Found,
+        pull_secret: Option<&str>,
+        progress: &'a dyn Fn(&str),
+    ) -> Result<Self, CannotLookError> {
+        let names = found.names.clone();
+        progress("rules");
+        let ReadRules { config, rules } = read_rules(server, &names).await?;
+        let entries = chosen(&config, pull_secret)?;
+        let instance = Instance::new(&names.namespace, &names.configuration);
+        let configurations = found.configurations.seen();
+        let webhook = configurations
+            .and_then(|all| webhook_of(all.first()?))
+            .cloned();
+        Ok(Self {
+            server,
+            progress,
+            instance,
+            facts: Facts {
+                ruleset: Arc::new(Ruleset::compile(&config)),
+                webhook,
+                index: None,
+                delivers: None,
+                state: State {
+                    rules: Some(rules),
+                    ..State::default()
+                },
+                sources: BTreeMap::new(),
+                pods: Vec::new(),
+                unseen: Vec::new(),
+                names,
+                config,
+                entries,
+            },
+        })
+    }
+
+    pub(super) fn unseen<T>(&mut self, what: &str, right: &str, looked: &Looked<T>) {
         self.facts.unseen.extend(Unseen::of(what, right, looked));
     }
 
     /// The index. It is there only where a controller delivers, so that it says whether one does, if the
     /// Deployment does not.
-    async fn index(&mut self, found: &Found) {
+    pub(super) async fn index(&mut self, found: &Found) {
         (self.progress)("index");
         let names = &self.facts.names;
         let text = self.server.text_of(names, &names.index, INDEX_KEY).await;
@@ -269,7 +284,7 @@ impl Looking<'_> {
         self.facts.index = index;
     }
 
-    async fn namespaces(&mut self) {
+    pub(super) async fn namespaces(&mut self) {
         (self.progress)("namespaces");
         let namespaces = read_namespaces(self.server).await;
         self.unseen(
@@ -280,6 +295,36 @@ impl Looking<'_> {
         if let Looked::Seen(namespaces) = namespaces {
             self.facts.state.namespaces.replace(namespaces);
         }
+    }
+
+    /// One namespace, beside those of which this was said before.
+    pub(super) async fn namespace(&mut self, name: &str) {
+        (self.progress)("namespace");
+        let path = format!("/api/v1/namespaces/{name}");
+        let seen: Looked<Bare> = self.server.object(&path).await;
+        self.unseen(
+            "labels of the namespace",
+            &format!("get namespaces/{name}"),
+            &seen,
+        );
+        if let Looked::Seen(Bare { metadata }) = seen {
+            let namespaces = &mut self.facts.state.namespaces;
+            let mut known = namespaces.known().cloned().unwrap_or_default();
+            known.insert(name.into(), namespace_of(metadata));
+            namespaces.replace(known);
+        }
+    }
+
+    /// What was seen of one Secret that may be a copy, as if it were the only one of its name.
+    pub(super) fn copy(&mut self, namespace: &str, name: &str, seen: &Looked<Secret>) {
+        let observed = |secret: &Secret| Observed::new(&view(secret), &self.instance);
+        let there = match seen {
+            Looked::Seen(secret) => [(namespace.into(), observed(secret))].into(),
+            Looked::Absent => BTreeMap::new(),
+            Looked::Denied(_) | Looked::Failed(_) => return,
+        };
+        let listing = self.facts.state.copies.entry(name.into());
+        listing.or_default().replace(there);
     }
 
     /// Pods that wait for something: those that name a pull secret, and those that wait for an image.
@@ -317,7 +362,7 @@ impl Looking<'_> {
     }
 
     /// Each source of the entries, once.
-    async fn sources(&mut self) {
+    pub(super) async fn sources(&mut self) {
         let entries = self.facts.entries.iter();
         let entries = entries.filter_map(|&entry| self.facts.config.pull_secrets.get(entry));
         let wanted: BTreeSet<SourceRef> = entries
@@ -355,6 +400,7 @@ impl Looking<'_> {
         if is_own_seen {
             self.facts.state.own_sources.replace(own);
         }
+        self.facts.state.believe_published();
     }
 
     /// The Secrets of each name that copies have.
@@ -419,7 +465,9 @@ pub(super) async fn read_accounts(
     listed.await.map(|()| accounts)
 }
 
-fn at_once<F: Future>(questions: impl Iterator<Item = F>) -> impl Stream<Item = F::Output> {
+pub(super) fn at_once<F: Future>(
+    questions: impl Iterator<Item = F>,
+) -> impl Stream<Item = F::Output> {
     futures_util::stream::iter(questions).buffered(ASKED_AT_ONCE)
 }
 

@@ -2,6 +2,7 @@
 //! own decision, they would get a pull secret that they do not have.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use serde::Serialize;
@@ -17,7 +18,7 @@ const PULL_FAILED: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
 /// Label that a Deployment puts on its ReplicaSets and Pods; its value is the end of the ReplicaSet's name.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
-/// A Pod that waits for an image.
+/// A Pod, mostly one that waits for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailingPod {
     /// Where it is.
@@ -66,21 +67,26 @@ pub fn pull_secrets(pod: &Value) -> impl Iterator<Item = &str> {
 impl FailingPod {
     /// Looks at a Pod; `None` for one that does not wait for an image.
     pub fn read(pod: &Value) -> Option<Self> {
+        Self::waits_for_image(pod).then(|| Self::of(pod))?
+    }
+
+    fn waits_for_image(pod: &Value) -> bool {
         let lists = [
             "initContainerStatuses",
             "containerStatuses",
             "ephemeralContainerStatuses",
         ];
-        let status = pod.get("status")?;
         let containers = lists
             .iter()
-            .filter_map(|list| status.get(*list)?.as_array())
+            .filter_map(|list| pod.get("status")?.get(*list)?.as_array())
             .flatten();
         let mut reasons =
             containers.filter_map(|container| container.pointer("/state/waiting/reason")?.as_str());
-        if !reasons.any(|reason| PULL_FAILED.contains(&reason)) {
-            return None;
-        }
+        reasons.any(|reason| PULL_FAILED.contains(&reason))
+    }
+
+    /// Looks at any Pod; `None` for what has no name and namespace.
+    pub fn of(pod: &Value) -> Option<Self> {
         let metadata = pod.get("metadata")?;
         let text = |field| metadata.get(field)?.as_str().map(str::to_owned);
         let labels = metadata.get("labels").and_then(Value::as_object);
@@ -98,7 +104,7 @@ impl FailingPod {
 
     /// Whether the API server asks the webhook about Pods like this one. Without the webhook's
     /// configuration, only the label by which a namespace opts out is looked at.
-    fn is_sent(&self, webhook: Option<&MutatingWebhook>, snapshot: &Snapshot) -> bool {
+    pub(super) fn is_sent(&self, webhook: Option<&MutatingWebhook>, snapshot: &Snapshot) -> bool {
         let labels = snapshot.namespaces().labels(&self.namespace);
         let mut labels = labels.cloned().unwrap_or_default();
         let Some(webhook) = webhook else {
@@ -109,6 +115,17 @@ impl FailingPod {
         labels.insert(NAME_LABEL.to_owned(), self.namespace.clone());
         unmet(webhook.namespace_selector.as_ref(), &labels).is_none()
             && unmet(webhook.object_selector.as_ref(), &self.labels).is_none()
+    }
+}
+
+/// `deployment/web`, as `kubectl` has it.
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rollout(kind, name) => write!(f, "{kind}/{name}"),
+            Self::Other(kind, name) => write!(f, "{}/{name}", kind.to_lowercase()),
+            Self::Nobody => f.write_str("nobody"),
+        }
     }
 }
 
@@ -133,7 +150,8 @@ impl Owner {
         }
     }
 
-    fn fix(&self, namespace: &str, pods: &[String]) -> String {
+    /// What makes these Pods of it anew.
+    pub(super) fn fix(&self, namespace: &str, pods: &[String]) -> String {
         let pods = pods.join(" ");
         match self {
             Self::Rollout(kind, name) => {

@@ -11,9 +11,9 @@ use super::keys::{WithoutKey, without_key};
 use super::pods::{Restart, restarts};
 use crate::delivery::{CopyState, Instance, SourceRef, Step};
 use crate::index::IndexDocument;
-use crate::index::document::{SecretDocument, StateDocument};
+use crate::index::document::{ProbeResult, SecretDocument, StateDocument};
 use crate::installation::Looked;
-use crate::rules::config::{Deliver, PullSecretConfig, Source};
+use crate::rules::config::{Deliver, OnRejected, ProbeConfig, PullSecretConfig};
 
 /// Everything that `status` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,6 +58,9 @@ pub struct PullSecretReport {
     pub source: SourceReport,
     /// What the webhook was told of it.
     pub index: IndexReport,
+    /// What its registry says of it; absent where the rules ask for no probe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeReport>,
     /// Registry keys that have a user name and a password, without user info.
     pub registries: Vec<String>,
     /// Credentials that say when they end.
@@ -77,7 +80,7 @@ pub struct SourceReport {
     pub from: String,
     /// How it is.
     pub state: SourceState,
-    /// Why it cannot be used.
+    /// Why it cannot be used, or gives nothing newer than what is used.
     pub reason: Option<String>,
     /// What makes it usable.
     pub fix: Option<String>,
@@ -95,7 +98,7 @@ pub enum SourceState {
     Unusable,
     /// It could not be looked at.
     Unseen,
-    /// No Secret of the cluster, or nobody reads it.
+    /// Nobody reads it, or the controller has not said yet how it is.
     NotLookedAt,
 }
 
@@ -104,8 +107,21 @@ pub enum SourceState {
 pub struct IndexReport {
     /// `usable`, `stale`, `unusable`, or `unknown` where it says nothing.
     pub state: &'static str,
-    /// Why it is unusable.
+    /// Why it is unusable or stale.
     pub reason: Option<String>,
+}
+
+/// What the controller was told by a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProbeReport {
+    /// What the login should be able to pull from.
+    pub repository: String,
+    /// `accepted`, `rejected` or `unknown`; `None` where the controller has not asked yet.
+    pub result: Option<&'static str>,
+    /// Why it is no `accepted`.
+    pub reason: Option<String>,
+    /// Whether it is left out of Pods while it is rejected.
+    pub skips: bool,
 }
 
 /// A credential that ends.
@@ -252,7 +268,8 @@ impl PullSecretReport {
             [missing, &copies.foreign, stale]
         });
         let mut accounts = self.accounts.iter();
-        usize::from(is_bad)
+        usize::from(is_bad || self.source.reason.is_some())
+            + usize::from(self.probe.as_ref().is_some_and(ProbeReport::is_rejected))
             + expired.count()
             + copies.filter(|list| !list.is_empty()).count()
             + usize::from(accounts.any(|accounts| !accounts.missing.is_empty()))
@@ -313,18 +330,26 @@ impl Facts {
                 (None, None) => Vec::new(),
             },
             tokens: expiries.map(|expiry| token(expiry, now)).collect(),
-            copies: self
-                .can_compare(entry, source.as_ref())
-                .then(|| copies.unwrap_or_default()),
+            copies: self.can_compare(entry).then(|| copies.unwrap_or_default()),
             accounts: None,
             source: self.source_report(entry, source.as_ref()),
             index: IndexReport::of(published),
+            probe: entry
+                .probe
+                .as_ref()
+                .map(|probe| ProbeReport::of(probe, published)),
         }
     }
 
     /// Whether all that a copy is judged by was seen.
-    fn can_compare(&self, entry: &PullSecretConfig, source: Option<&SourceRef>) -> bool {
-        source.is_some_and(|source| self.state.source(source).is_some())
+    fn can_compare(&self, entry: &PullSecretConfig) -> bool {
+        let plan = self
+            .state
+            .rules
+            .iter()
+            .flat_map(|rules| rules.plan.entries());
+        let mut planned = plan.filter(|planned| *planned.name == entry.name);
+        planned.any(|planned| self.state.source_of(planned).is_some())
             && self.state.namespaces.known().is_some()
             && self.state.copies.contains_key(&*entry.secret_name)
     }
@@ -337,12 +362,10 @@ impl Facts {
             fix: None,
         };
         let Some(source) = source else {
-            return not_looked_at(match &entry.source {
-                _ if entry.deliver == Deliver::Never => "brought by each namespace".to_owned(),
-                Source::File { path } => format!("file {path}"),
-                Source::Exec(exec) => format!("program {}", exec.command),
-                Source::Secret { .. } => "a Secret".to_owned(),
-            });
+            if entry.deliver == Deliver::Never {
+                return not_looked_at("brought by each namespace".to_owned());
+            }
+            return self.given_report(entry);
         };
         let from = format!("Secret {source}");
         let SourceRef { namespace, name } = source;
@@ -370,17 +393,64 @@ impl Facts {
             fix,
         }
     }
+
+    /// Of a file or a program, which only the controller sees: by what it published.
+    fn given_report(&self, entry: &PullSecretConfig) -> SourceReport {
+        let index = self.index.as_ref();
+        let published = index.and_then(|index| index.secrets.get(&entry.name));
+        let problem = published.map(|published| published.problem.clone());
+        let problem = problem.filter(|problem| !problem.is_empty());
+        let (state, reason) = match published.map(|published| &published.state) {
+            None => (SourceState::NotLookedAt, None),
+            Some(StateDocument::Usable) => (SourceState::Usable, problem),
+            Some(StateDocument::Stale) => (SourceState::Unusable, problem),
+            Some(StateDocument::Unusable { reason }) => {
+                (SourceState::Unusable, Some(reason.clone()))
+            }
+        };
+        let fix = "look for it in what the controller has mounted, and try it by hand";
+        SourceReport {
+            from: entry.source.to_string(),
+            state,
+            fix: reason.as_ref().map(|_| fix.to_owned()),
+            reason,
+        }
+    }
 }
 
 impl IndexReport {
     fn of(published: Option<&SecretDocument>) -> Self {
+        let problem = published.map(|secret| secret.problem.clone());
+        let problem = problem.filter(|problem| !problem.is_empty());
         let (state, reason) = match published.map(|secret| &secret.state) {
             None => ("unknown", None),
             Some(StateDocument::Usable) => ("usable", None),
-            Some(StateDocument::Stale) => ("stale", None),
+            Some(StateDocument::Stale) => ("stale", problem),
             Some(StateDocument::Unusable { reason }) => ("unusable", Some(reason.clone())),
         };
         Self { state, reason }
+    }
+}
+
+impl ProbeReport {
+    fn of(probe: &ProbeConfig, published: Option<&SecretDocument>) -> Self {
+        let result = published.and_then(|secret| secret.probe.as_ref());
+        Self {
+            repository: probe.repository.clone(),
+            result: result.map(ProbeResult::as_str),
+            reason: match result {
+                Some(ProbeResult::Rejected { reason } | ProbeResult::Unknown { reason }) => {
+                    Some(reason.clone())
+                }
+                Some(ProbeResult::Accepted) | None => None,
+            },
+            skips: probe.on_rejected == OnRejected::Skip,
+        }
+    }
+
+    /// Whether the registry does not accept the credential.
+    pub fn is_rejected(&self) -> bool {
+        self.result == Some("rejected")
     }
 }
 

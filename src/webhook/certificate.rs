@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{InconsistentKeys, ServerConfig};
 
-use super::files::{Reload, WatchedFiles};
+use crate::files::{Reload, WatchedFiles};
 use crate::http::limits::PEM_FILE_BYTES_MAX;
 use crate::http::probes::Condition;
 use crate::metrics::Metrics;

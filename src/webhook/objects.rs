@@ -20,10 +20,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::certificate::Certificates;
-use super::files::{Reload, turn};
 use super::publisher::Publisher;
 use crate::cluster::client::{ConnectError, Connection};
 use crate::cluster::watch::{Followed, LabelsByName, Seen, follow_labels, spawn_follow_one};
+use crate::files::{Reload, turn};
 use crate::http::probes::{Condition, Readiness};
 use crate::index::IndexDocument;
 use crate::index::document::{INDEX_KEY, rules_hash};

@@ -137,6 +137,20 @@ fn unknown_secrets_are_added_where_images_match() {
 }
 
 #[test]
+fn scenario_56_what_its_registry_rejects_is_added_or_left_out_with_a_warning() {
+    let added = "pull secret \"rejected\" is rejected by its registry: images may not pull";
+    check("rejected.io/app", &format!("injected: rejected; {added}"));
+    let left_out = "pull secret \"skipped\" not added: its registry rejects it";
+    check("skipped.io/app", &format!("rejected; {left_out}"));
+    check(
+        "usable.io/app skipped.io/app",
+        &format!("injected: usable; {left_out}"),
+    );
+    let own = json!({"imagePullSecrets": [{"name": "skipped"}]});
+    check_pod("default", &pod("skipped.io/app", own), "already_present");
+}
+
+#[test]
 fn stale_secrets_are_added_with_a_warning() {
     check(
         "stale.io/app",
@@ -373,6 +387,8 @@ fn warnings_are_short_whatever_the_names_are() {
         Warning::Unusable(&long),
         Warning::UndecodableHere(&long),
         Warning::Stale(&long),
+        Warning::Rejected(&long),
+        Warning::InjectRejected(&long),
         Warning::NotPermitted(&long),
         Warning::NoKey {
             secret: &long,

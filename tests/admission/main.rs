@@ -23,6 +23,8 @@ pullSecrets:
   - {name: usable}
   - {name: unknown}
   - {name: stale}
+  - {name: rejected, probe: {repository: rejected.io/app}}
+  - {name: skipped, probe: {repository: skipped.io/app, onRejected: skip}}
   - {name: broken}
   - {name: foreign}
   - {name: hub, secretName: docker-hub}
@@ -38,6 +40,7 @@ rules:
   - {name: unknown-without-images, pullSecrets: [unknown]}
   - {name: images, images: [unknown.io, "*.wild.io"], pullSecrets: [unknown]}
   - {name: stale, pullSecrets: [stale]}
+  - {name: rejected, pullSecrets: [rejected, skipped]}
   - {name: broken, images: [broken.io], pullSecrets: [broken]}
   - {name: foreign, pullSecrets: [foreign]}
   - {name: hub, pullSecrets: [hub]}
@@ -62,6 +65,9 @@ fn index() -> Index {
         state,
         undecodable_in: HashSet::new(),
     };
+    let rejected = || State::Rejected {
+        reason: "the password is refused".to_owned(),
+    };
     let broken = State::Unusable {
         reason: "not JSON".to_owned(),
     };
@@ -70,6 +76,8 @@ fn index() -> Index {
     let secrets = [
         ("usable", coverage(&["usable.io"], State::Usable)),
         ("stale", coverage(&["stale.io"], State::Stale)),
+        ("rejected", coverage(&["rejected.io"], rejected())),
+        ("skipped", coverage(&["skipped.io"], rejected())),
         ("broken", coverage(&[], broken)),
         ("foreign", foreign),
         (

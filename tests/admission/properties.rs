@@ -63,6 +63,8 @@ fn image() -> impl Strategy<Value = String> {
         "unknown.io/",
         "x.wild.io/",
         "stale.io/",
+        "rejected.io/",
+        "skipped.io/",
         "broken.io/",
         "foreign.io/",
         "prod.io/",

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::helm::{RENDERED, Rendered, cases, list, name};
+use super::helm::{RENDERED, Rendered, cases, list, name, objects, tool};
 
 /// Those that deploy the webhook, and leave certificates to the cluster.
 fn in_cluster() -> impl Iterator<Item = &'static Rendered> {
@@ -208,7 +208,7 @@ fn incident_26_the_nodes_network_is_never_used_on_the_kubelets_port() {
 }
 
 #[test]
-fn incident_28_no_hook_but_the_test_and_no_image_but_ours() {
+fn incident_28_no_hook_but_the_test_and_no_image_but_ours_and_one_that_is_asked_for() {
     for rendered in RENDERED.iter() {
         for object in &rendered.objects {
             let annotations = object["metadata"]["annotations"].as_object();
@@ -218,7 +218,13 @@ fn incident_28_no_hook_but_the_test_and_no_image_but_ours() {
             assert_ne!(object["kind"], "Job", "{place}");
         }
         for (place, spec) in rendered.pod_specs() {
-            assert!(spec["initContainers"].is_null(), "{place}");
+            let has_plugins = rendered.case == "plugins" && place.ends_with("-controller");
+            let expected = has_plugins.then_some("registry.example.com/plugins:1");
+            let mut first = list(&spec["initContainers"]).iter();
+            let image = first
+                .next()
+                .and_then(|container| container["image"].as_str());
+            assert_eq!((image, first.next()), (expected, None), "{place}");
             let image = match &*rendered.case {
                 "image" => {
                     "registry.example.com:5000/mirror/pullpass@sha256:\
@@ -316,5 +322,30 @@ fn every_pod_runs_on_linux_with_a_short_lived_token_and_a_read_only_root() {
                 assert!(who["securityContext"]["runAsUser"].is_null(), "{place}");
             }
         }
+    }
+}
+
+#[test]
+fn incident_44_how_long_the_api_server_waits_is_a_choice() {
+    let render = |seconds: u32| {
+        let mut helm = tool("helm");
+        helm.args(["template", "charts/pullpass", "--namespace=pullpass"]);
+        let timeout = format!("--set=webhook.timeoutSeconds={seconds}");
+        helm.arg(timeout).output().unwrap()
+    };
+    for seconds in [1, 30] {
+        let rendered = objects(&String::from_utf8_lossy(&render(seconds).stdout));
+        let mut all = rendered.iter();
+        let found = all.find(|object| object["kind"] == "MutatingWebhookConfiguration");
+        let webhook = &found.unwrap()["webhooks"][0];
+        assert_eq!(webhook["timeoutSeconds"], seconds);
+        // One that comes too late refuses nobody.
+        assert_eq!(webhook["failurePolicy"], "Ignore");
+    }
+    for seconds in [0, 31] {
+        let refused = render(seconds);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success(), "{seconds}");
+        assert!(said.contains("timeoutSeconds"), "{said}");
     }
 }

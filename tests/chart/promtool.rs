@@ -17,7 +17,7 @@ fn promtool() -> Command {
 
 /// `promtool check rules`, and its unit tests, on the rules of the rendered PrometheusRule.
 #[test]
-fn promtool_accepts_the_alerts_and_they_fire_when_they_should() {
+fn incident_21_promtool_accepts_the_alerts_and_they_fire_when_they_should() {
     let mut all = RENDERED.iter();
     let rendered = all.find(|rendered| rendered.case == "monitoring").unwrap();
     let groups = &rendered.one("PrometheusRule")["spec"]["groups"];

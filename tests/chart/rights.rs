@@ -113,6 +113,7 @@ fn incident_37_outside_its_namespace_the_controller_reaches_secrets_by_name_and_
             "delivery-existing-rules" | "delivery-unfenced" => (&["harbor"], &[]),
             "delivery-names-like-numbers" => (&["007"], &[]),
             "delivery-attached" => (&["harbor"], &[]),
+            "plugins" => (&["ecr"], &[]),
             _ => (&[], &[]),
         };
         let rights = rights(rendered, "controller");

@@ -31,9 +31,26 @@ extras Deployment pullpass-webhook /spec/template/spec/containers/0/args/9 "--dr
 extras Deployment pullpass-webhook /spec/template/spec/containers/0/resources/limits/memory "512Mi"
 extras Deployment pullpass-webhook /spec/template/spec/volumes/1/configMap/name "company-ca"
 extras ServiceAccount pullpass-webhook /metadata/annotations/example.com~1role "reader"
+plugins Deployment pullpass-controller /spec/template/spec/initContainers/0/image "registry.example.com/plugins:1"
+plugins Deployment pullpass-controller /spec/template/spec/initContainers/0/command ["cp", "-R", "/plugins/.", "/target/"]
+plugins Deployment pullpass-controller /spec/template/spec/initContainers/0/volumeMounts [{"mountPath": "/target", "name": "plugins"}]
+plugins Deployment pullpass-controller /spec/template/spec/initContainers/0/securityContext/readOnlyRootFilesystem true
+plugins Deployment pullpass-controller /spec/template/spec/containers/0/volumeMounts/1 {"mountPath": "/plugins", "name": "plugins", "readOnly": true}
+plugins Deployment pullpass-controller /spec/template/spec/volumes/1 {"emptyDir": {}, "name": "plugins"}
+plugins Deployment pullpass-webhook /spec/template/spec/initContainers null
+defaults Deployment pullpass-controller /spec/template/spec/initContainers null
 host-network Deployment pullpass-webhook /spec/template/spec/dnsPolicy "ClusterFirstWithHostNet"
 existing-rules Deployment pullpass-webhook /spec/template/spec/containers/0/args/2 "--rules-config-map=rules-of-the-platform-team"
 existing-rules ConfigMap pullpass-rules /kind null
+registry-ca Deployment pullpass-controller /spec/template/spec/containers/0/args/16 "--registry-ca=/etc/registry-ca/given"
+registry-ca Deployment pullpass-controller /spec/template/spec/containers/0/volumeMounts/1/mountPath "/etc/registry-ca/given"
+registry-ca Deployment pullpass-controller /spec/template/spec/volumes/1/configMap/name "company-ca"
+registry-ca Deployment pullpass-controller /spec/template/spec/volumes/2/name "mine"
+registry-ca Deployment pullpass-webhook /spec/template/spec/volumes/1 null
+registry-ca NetworkPolicy pullpass-controller /spec/egress/1/ports/0/port 5000
+registry-ca NetworkPolicy pullpass-webhook /spec/egress/1/ports/0/port 53
+registry-ca-node Deployment pullpass-controller /spec/template/spec/containers/0/args/16 "--registry-ca=/etc/registry-ca/node"
+registry-ca-node Deployment pullpass-controller /spec/template/spec/volumes/1/hostPath/path "/etc/ssl/certs"
 dual-stack Service pullpass-webhook /spec/ipFamilyPolicy "RequireDualStack"
 dual-stack Service pullpass-webhook /spec/ipFamilies ["IPv6", "IPv4"]
 dual-stack Service pullpass-webhook-metrics /spec/ipFamilyPolicy "RequireDualStack"
@@ -87,7 +104,7 @@ fn rendered_rules_are_valid_rules() {
                 assert!(found.is_ok(), "{}: {found:?}", rendered.place());
                 let expected = match &*rendered.case {
                     "rules" | "delivery-attached" => 2,
-                    "delivery" => 1,
+                    "delivery" | "plugins" => 1,
                     _ => 0,
                 };
                 assert_eq!(found.unwrap().rules.len(), expected, "{}", rendered.place());
@@ -144,6 +161,30 @@ fn rules_that_the_program_takes_pass_through_the_chart() {
         );
         assert_eq!(after.unwrap(), before.unwrap(), "{}", file.display());
     }
+}
+
+/// Programs are executable in image volumes from 1.36 on.
+#[test]
+fn an_image_of_plugins_is_mounted_where_it_can_be() {
+    let mut helm = tool("helm");
+    helm.args([
+        "template",
+        "charts/pullpass",
+        "--namespace=pullpass",
+        "--kube-version=1.36.0",
+    ]);
+    helm.args(["--show-only=templates/controller.yaml", "--set-json"]);
+    let plugins = json!({"image": "registry.example.com/plugins:1", "copyCommand": []});
+    let deployment = objects(&output(helm.arg(format!("controller.plugins={plugins}")))).remove(0);
+    let spec = &deployment["spec"]["template"]["spec"];
+    assert_eq!(spec["initContainers"], Value::Null);
+    let volume = json!({
+        "name": "plugins",
+        "image": {"reference": "registry.example.com/plugins:1", "pullPolicy": "IfNotPresent"},
+    });
+    assert_eq!(spec["volumes"][1], volume);
+    let mount = json!({"name": "plugins", "mountPath": "/plugins", "readOnly": true});
+    assert_eq!(spec["containers"][0]["volumeMounts"][1], mount);
 }
 
 /// Each argument of each Deployment is one that the program has, with a value that it takes: with `--help` behind

@@ -413,12 +413,20 @@ fn yaml_has_the_shape_of_json() {
 
 #[test]
 fn explain_does_not_take_a_live_pod_for_an_image() {
-    for pod in ["pod/web", "pods/web"] {
+    for pod in ["pod/web", "pods/web", "po/web", "pod web"] {
         check_refused(
             &on("", &format!("explain {pod}")),
-            "a live Pod cannot be asked yet; use `kubectl get pod NAME -o yaml | pullpass explain -r RULES -f -`",
+            "a live Pod falls under the rules of its cluster; leave out --rules",
         );
     }
+    check_refused(
+        &on("", "explain pod/web pod/shop"),
+        "one live Pod at a time, and no images",
+    );
+    check_refused(
+        &pullpass("explain harbor.example.com/web"),
+        "--rules is missing; only a live Pod, as pod/NAME, needs none",
+    );
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn case(name: &str) {
         assert!(!found.contains("hunter2"), "{found}");
         let long = stdout
             .lines()
+            .filter(|_| !command.contains("-o json"))
             .find(|line| line.chars().count() > COLUMNS && !line.contains("fix: "));
         assert_eq!(long, None, "only a command may be longer than a line");
     }
@@ -79,10 +80,14 @@ cases!(
     all_is_well,
     much_is_wrong,
     delivery_is_off,
+    registries_are_asked,
     rights_are_missing,
     rules_are_wrong,
     after_uninstall,
     two_installations,
+    pods_that_do_not_pull,
+    pods_with_few_rights,
+    pods_that_are_stuck,
 );
 
 /// A stand-in for an API server.
@@ -192,6 +197,7 @@ impl Store {
             "secrets",
             "configmaps",
             "pods",
+            "events",
             "deployments",
             "serviceaccounts",
         ];
@@ -208,6 +214,7 @@ impl Store {
             .rposition(|part| *part == "namespaces");
         let namespace = namespace.and_then(|at| parts.get(at + 1)).copied();
         match parts.get(resource + 1) {
+            Some(name) if parts.last() == Some(&"eviction") => self.evict(namespace, name, body),
             Some(name) => self.one(method, kind, namespace, name, body),
             None => self.list(kind, namespace, &parameters(query)),
         }
@@ -241,6 +248,19 @@ impl Store {
             return refusal(409, "the object has been modified");
         }
         (200, self.objects.remove(found))
+    }
+
+    /// As the API server does; the Pod of this annotation is under a PodDisruptionBudget.
+    fn evict(&mut self, namespace: Option<&str>, name: &str, body: &Value) -> (u16, Value) {
+        let found = self
+            .objects
+            .iter()
+            .find(|object| is_of(object, "pods", namespace) && object["metadata"]["name"] == name);
+        if found.is_some_and(|pod| pod["metadata"]["annotations"]["disruptions"] == "0") {
+            let words = "Cannot evict pod as it would violate the pod's disruption budget.";
+            return refusal(429, words);
+        }
+        self.one("DELETE", "pods", namespace, name, &body["deleteOptions"])
     }
 
     fn list(

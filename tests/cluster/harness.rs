@@ -13,6 +13,7 @@ pub(crate) mod cluster;
 pub(crate) mod control_plane;
 pub(crate) mod controller;
 pub(crate) mod delivery;
+pub(crate) mod ecr;
 pub(crate) mod figures;
 pub(crate) mod gateway;
 pub(crate) mod helm;

@@ -9,16 +9,19 @@ mod distribution;
 mod hosts;
 mod images;
 mod mood;
+mod private;
 mod token;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use distribution::{Auth, Registry};
 use images::Images;
 use mood::MoodProxy;
+use private::Private;
 pub(crate) use token::Account;
 use token::TokenServer;
 
@@ -94,6 +97,13 @@ pub(crate) const LITERAL_ADDRESS: Login = Login {
     hash: "$2y$04$pullpasstestregistry.udZVo/GDFcCc1GgZFdLPtjG1LAAt4C6e",
 };
 
+/// A registry that a trial starts for itself.
+pub(crate) const PROBED: Login = Login {
+    host: "127.0.0.6:5000",
+    user: "probed",
+    ..ALPHA
+};
+
 /// Real names that lead to the registry that asks for tokens.
 const TOKEN_HOSTS: &[&str] = &[
     "quay.io",
@@ -104,14 +114,21 @@ const TOKEN_HOSTS: &[&str] = &[
     "example.azurecr.io",
     "harbor.example.com",
     "my-private-registry.infra",
+    "acme.tencentcloudcr.com",
+    "de.icr.io",
+    "europe-west1-docker.pkg.dev",
+    "nexus.example.com:8082",
+    "registry.gitlab.com",
 ];
 
 /// The registries of the cluster.
 pub(crate) struct Kit {
     /// Accounts of the registry that asks for tokens, whatever name leads there.
-    pub(crate) tokens: TokenServer,
+    pub(crate) tokens: Arc<TokenServer>,
     images: Images,
     hosts: PathBuf,
+    at: PathBuf,
+    logs: PathBuf,
     _registries: Vec<Registry>,
     _hub: MoodProxy,
 }
@@ -120,7 +137,7 @@ impl Kit {
     /// Starts the registries, makes the images and writes how containerd reaches them into `hosts`.
     pub(crate) fn start(pki: &Pki, workdir: &Path, hosts: &Path, logs: &Path) -> Self {
         let at = workdir.join("registries");
-        let tokens = TokenServer::start(pki);
+        let tokens = Arc::new(TokenServer::start(pki));
         let untrusted = Pki::create(&at.join("untrusted")).server("registry", &["10.39.0.118"]);
         let mut registries = vec![
             Registry::start("open", "0.0.0.0:5099", &Auth::Open, None, &at, logs),
@@ -159,6 +176,8 @@ impl Kit {
             tokens,
             images,
             hosts,
+            at,
+            logs: logs.to_owned(),
             _registries: registries,
             _hub: hub,
         }
@@ -203,6 +222,31 @@ impl Kit {
         let proxy = MoodProxy::start(address(TOKENS), status);
         hosts::lead(&self.hosts, host, proxy.address());
         proxy
+    }
+
+    /// Starts a registry that only this login may pull from.
+    pub(crate) fn private(&self, login: &'static Login) -> Private {
+        Private::start(login, self.at.clone(), self.logs.clone())
+    }
+
+    /// Leads `host` in plain HTTP to a registry that expects TLS.
+    pub(crate) fn lead_plain(&self, host: &str) {
+        hosts::lead(&self.hosts, host, address(UNTRUSTED));
+    }
+
+    /// Pushes an image that is made for another architecture than any that tests run on, where anyone may pull.
+    pub(crate) fn other_platform(&self, repository: &str) -> String {
+        let image = self.fresh_public(repository);
+        let arguments = [
+            "mutate",
+            &image,
+            "--set-platform",
+            "linux/s390x",
+            "--tag",
+            &image,
+        ];
+        self.crane(&arguments);
+        image
     }
 
     /// `host:port` of a registry whose certificate nobody trusts.

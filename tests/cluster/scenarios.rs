@@ -1,6 +1,8 @@
 //! The scenarios, one file for each subject.
 
+mod always_pull;
 mod attach;
+mod cached;
 mod capture;
 mod certificates;
 mod controls;
@@ -9,6 +11,7 @@ mod delivery;
 mod doctor;
 mod documentation;
 mod edits;
+mod explain;
 mod failures;
 mod faults;
 mod footprint;
@@ -20,9 +23,13 @@ mod lists;
 mod literal;
 mod load;
 mod migration;
+mod nodes;
 mod overhead;
 mod pods;
+mod probe;
+mod programs;
 mod reach;
+mod registries;
 mod rights;
 mod sources;
 mod status;
@@ -43,7 +50,8 @@ rules: [{name: registry, images: [registry.example.com], pullSecrets: [alpha]}]
 const IMAGE: &str = "registry.example.com/team/app:v1";
 
 /// `install` chooses the trials of the installed product, which need the image; `soak` those that take long,
-/// `bench` those that measure; instead of those of every day.
+/// `bench` those that measure; instead of those of every day. `always-pull` chooses of the latter those that pull,
+/// for an API server with the admission plugin AlwaysPullImages.
 const CHOICE: &str = "PULLPASS_CLUSTER_TRIALS";
 
 /// Every trial. The order is the order of their start, so those that wait longest come first.
@@ -55,17 +63,32 @@ pub(crate) fn register(trials: &mut Trials) {
             documentation::register(trials);
             load::register(trials);
             // At the end, because it changes the ServiceAccounts of every namespace.
-            return migration::register(trials);
+            migration::register(trials);
         }
-        Ok("soak") => return load::register_soak(trials),
+        Ok("soak") => {
+            load::register_soak(trials);
+            programs::register_soak(trials);
+        }
         Ok("bench") => {
             overhead::register(trials);
-            return footprint::register_bench(trials);
+            footprint::register_bench(trials);
         }
-        _ => {}
+        Ok("always-pull") => {
+            register_daily(trials);
+            always_pull::register(trials);
+        }
+        _ => register_daily(trials),
     }
+}
+
+fn register_daily(trials: &mut Trials) {
+    // Its registries are asked every half minute.
+    probe::register(trials);
     workloads::register(trials);
+    cached::register(trials);
+    nodes::register(trials);
     certificates::register(trials);
+    programs::register(trials);
     delivery::register(trials);
     faults::register(trials);
     tenants::register(trials);
@@ -75,6 +98,8 @@ pub(crate) fn register(trials: &mut Trials) {
     injection::register(trials);
     pods::register(trials);
     import::register(trials);
+    registries::register(trials);
+    explain::register(trials);
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);

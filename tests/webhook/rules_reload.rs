@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use pullpass::admission::{self, Reason};
+use pullpass::files::Reload;
 use pullpass::http::probes::Readiness;
 use pullpass::metrics::Metrics;
 use pullpass::shutdown;
 use pullpass::snapshot::Namespaces;
-use pullpass::webhook::files::{Reload, RulesFiles};
+use pullpass::webhook::files::RulesFiles;
 use pullpass::webhook::publisher::Publisher;
 use pullpass::webhook::serving::ServingStore;
 

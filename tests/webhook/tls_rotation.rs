@@ -5,11 +5,11 @@ use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use pullpass::files::Reload;
 use pullpass::http::limits::Limits;
 use pullpass::metrics::Metrics;
 use pullpass::pki::{LEAF_LIFETIME, PemPair, parse_chain, parse_key};
 use pullpass::webhook::certificate::{CertificateFiles, Certificates};
-use pullpass::webhook::files::Reload;
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
     PKCS_RSA_SHA256, RsaKeySize,

@@ -1,6 +1,7 @@
 {{/*
 The Deployment of one role. Argument:
-(dict "root" $ "component" X "values" .Values.X "args" LIST "ports" (dict NAME NUMBER) "hostNetwork" BOOL)
+(dict "root" $ "component" X "values" .Values.X "args" LIST "ports" (dict NAME NUMBER) "hostNetwork" BOOL), and
+"plugins" .Values.X.plugins where programs are to be copied from an image.
 */}}
 {{- define "pullpass.deployment" -}}
 apiVersion: apps/v1
@@ -90,6 +91,21 @@ topologySpreadConstraints:
   {{- end }}
 securityContext:
   {{- include "pullpass.podSecurity" . | nindent 2 }}
+{{- with .plugins }}{{ if .copyCommand }}
+initContainers:
+  - name: plugins
+    image: {{ .image | quote }}
+    imagePullPolicy: {{ .pullPolicy }}
+    command:
+      {{- toYaml .copyCommand | nindent 6 }}
+    resources:
+      {{- toYaml $.values.resources | nindent 6 }}
+    securityContext:
+      {{- include "pullpass.containerSecurity" . | nindent 6 }}
+    volumeMounts:
+      - name: plugins
+        mountPath: /target
+{{- end }}{{ end }}
 containers:
   - name: {{ .component }}
     image: {{ include "pullpass.image" .root }}
@@ -131,11 +147,26 @@ containers:
       {{- include "pullpass.containerSecurity" . | nindent 6 }}
     volumeMounts:
       {{- include "pullpass.tokenMount" . | nindent 6 }}
+      {{- if .plugins }}
+      - name: plugins
+        mountPath: /plugins
+        readOnly: true
+      {{- end }}
       {{- with .values.extraVolumeMounts }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
 volumes:
   {{- include "pullpass.tokenVolume" . | nindent 2 }}
+  {{- if .plugins }}
+  - name: plugins
+    {{- if .plugins.copyCommand }}
+    emptyDir: {}
+    {{- else }}
+    image:
+      reference: {{ .plugins.image | quote }}
+      pullPolicy: {{ .plugins.pullPolicy }}
+    {{- end }}
+  {{- end }}
   {{- with .values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

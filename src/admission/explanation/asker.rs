@@ -97,9 +97,8 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
             .filter_map(|&secret| self.secret(id, rule, secret, hits))
             .collect();
         let verdicts = || report.pull_secrets.iter().filter_map(|s| s.verdict);
-        let adds = verdicts().any(|verdict| {
-            verdict == Verdict::Inject.as_str() || verdict == Verdict::InjectStale.as_str()
-        });
+        let adds =
+            verdicts().any(|verdict| Verdict::INJECTED.map(Verdict::as_str).contains(&verdict));
         report.outcome = match (adds, rule.mode) {
             (true, Mode::Enforce) => Outcome::Adds,
             (true, Mode::Shadow) => Outcome::WouldAdd,
@@ -196,6 +195,8 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
             }
             Verdict::Inject => added.to_owned(),
             Verdict::InjectStale => format!("{added}, though its source is gone"),
+            Verdict::InjectRejected => format!("{added}, though {}", self.rejected(secret)),
+            Verdict::Rejected => format!("left out: {}", self.rejected(secret)),
             Verdict::AlreadyPresent => "the Pod's list has it already".to_owned(),
             Verdict::NotPermitted => match self.context.refusal(entry) {
                 Some(refusal) => {
@@ -256,7 +257,15 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
     fn unusable(&self, secret: SecretId) -> Option<&'s str> {
         match &self.snapshot.coverage(secret)?.state {
             State::Unusable { reason } => Some(reason),
-            State::Usable | State::Stale => None,
+            State::Usable | State::Stale | State::Rejected { .. } => None,
+        }
+    }
+
+    fn rejected(&self, secret: SecretId) -> String {
+        let coverage = self.snapshot.coverage(secret);
+        match coverage.map(|coverage| &coverage.state) {
+            Some(State::Rejected { reason }) => format!("its registry rejects it: {reason}"),
+            _ => "its registry rejects it".to_owned(),
         }
     }
 

@@ -14,11 +14,11 @@ use crate::admission::explanation::{
 use crate::cli::terminal::printable;
 
 /// The styles; all of them empty where colours are not wanted.
-struct Styles {
-    good: Style,
-    bad: Style,
-    dim: Style,
-    bold: Style,
+pub(super) struct Styles {
+    pub(super) good: Style,
+    pub(super) bad: Style,
+    pub(super) dim: Style,
+    pub(super) bold: Style,
 }
 
 impl Styles {
@@ -35,21 +35,26 @@ impl Styles {
 
 /// Renders one explained Pod, with a line break at the end.
 pub(super) fn render(explained: &Explained, styled: bool) -> String {
-    let mut page = Page {
-        text: String::new(),
-        styles: Styles::new(styled),
-    };
+    let mut page = Page::new(styled);
     // Writing to a String cannot fail.
     let _written = page.explained(explained);
     page.text
 }
 
-struct Page {
-    text: String,
-    styles: Styles,
+/// What is written so far.
+pub(super) struct Page {
+    pub(super) text: String,
+    pub(super) styles: Styles,
 }
 
 impl Page {
+    pub(super) fn new(styled: bool) -> Self {
+        Self {
+            text: String::new(),
+            styles: Styles::new(styled),
+        }
+    }
+
     fn explained(&mut self, explained: &Explained) -> fmt::Result {
         let Explained {
             kind,
@@ -69,12 +74,17 @@ impl Page {
         if !explanation.rules.is_empty() {
             writeln!(self.text)?;
         }
+        self.decision(explanation)
+    }
+
+    /// Every rule, and what follows.
+    pub(super) fn decision(&mut self, explanation: &Explanation) -> fmt::Result {
         let width = widest(explanation.rules.iter().map(|rule| &rule.name));
         for rule in &explanation.rules {
             self.rule(rule, width)?;
         }
         writeln!(self.text)?;
-        let Styles { bad, .. } = self.styles;
+        let Styles { bad, bold, .. } = self.styles;
         for warning in &explanation.warnings {
             writeln!(self.text, "{bad}warning{bad:#}: {}", printable(warning))?;
         }

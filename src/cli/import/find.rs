@@ -174,7 +174,7 @@ impl Asked {
             HelperError::Name(_) => {
                 "write the end of its name, after `docker-credential-`".to_owned()
             }
-            HelperError::Missing(_) => {
+            HelperError::Missing { .. } => {
                 "install it where PATH leads, or leave such logins out with --no-helpers".to_owned()
             }
             HelperError::NotFound { .. } => "log in again, or remove the entry".to_owned(),

@@ -6,7 +6,7 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use crate::cli::terminal::{printable, wrapped};
 use crate::status::report::{
-    AccountsReport, CopiesReport, IndexReport, PullSecretReport, SourceState,
+    AccountsReport, CopiesReport, ProbeReport, PullSecretReport, SourceState,
 };
 use crate::status::{Report, first_few};
 
@@ -87,7 +87,10 @@ impl Page {
         writeln!(self.text, ", {}", secret.deliver)?;
         self.source(secret)?;
         if report.delivers != Some(false) {
-            self.webhook(&secret.index)?;
+            self.webhook(secret)?;
+        }
+        if let Some(probe) = &secret.probe {
+            self.probe(probe, secret)?;
         }
         if !secret.registries.is_empty() {
             self.line("registries", Mark::Plain, &first_few(&secret.registries))?;
@@ -124,11 +127,44 @@ impl Page {
         self.fix(&doctor(report))
     }
 
-    fn webhook(&mut self, index: &IndexReport) -> fmt::Result {
+    fn probe(&mut self, probe: &ProbeReport, secret: &PullSecretReport) -> fmt::Result {
+        let repository = &probe.repository;
+        let reason = probe.reason.as_deref().unwrap_or_default();
+        let (mark, text) = match probe.result {
+            Some("accepted") => (Mark::Good, format!("lets it pull {repository}")),
+            Some("rejected") => (Mark::Bad, format!("rejects it: {reason}")),
+            Some(_) => (
+                Mark::Plain,
+                format!("does not say whether it accepts it: {reason}"),
+            ),
+            None => (Mark::Plain, format!("not asked about {repository} yet")),
+        };
+        self.line("registry", mark, &text)?;
+        match probe.is_rejected() {
+            true => self.fix(&format!(
+                "put a login that works into {}",
+                secret.source.from
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn webhook(&mut self, secret: &PullSecretReport) -> fmt::Result {
+        let index = &secret.index;
+        let rejected = secret.probe.as_ref().filter(|probe| probe.is_rejected());
         let reason = index.reason.as_deref().unwrap_or_default();
         let unusable = format!("does not inject it: {reason}");
         let (mark, text) = match index.state {
-            "usable" => (Mark::Good, "injects it"),
+            "usable" => match rejected {
+                None => (Mark::Good, "injects it"),
+                Some(probe) if probe.skips => {
+                    (Mark::Bad, "does not inject it: its registry rejects it")
+                }
+                Some(_) => (
+                    Mark::Bad,
+                    "injects it with a warning: its registry rejects it",
+                ),
+            },
             "stale" => (
                 Mark::Bad,
                 "injects it with a warning: its source is gone or unusable",
@@ -145,6 +181,7 @@ impl Page {
     fn source(&mut self, secret: &PullSecretReport) -> fmt::Result {
         let source = &secret.source;
         let (mark, state) = match source.state {
+            SourceState::Usable if source.reason.is_some() => (Mark::Bad, ": gives nothing new"),
             SourceState::Usable => (Mark::Good, ": usable"),
             SourceState::Missing => (Mark::Bad, ": missing"),
             SourceState::Unusable => (Mark::Bad, ": unusable"),

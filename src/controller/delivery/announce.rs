@@ -17,8 +17,9 @@ use super::super::next_change;
 use super::super::rules::Verdict;
 use super::board::Board;
 use super::queue::Key;
-use crate::delivery::CopyState;
-use crate::delivery::survey::{Census, Finding, Topic};
+use crate::delivery::survey::{Census, Finding, OwnSource, Topic};
+use crate::delivery::{CopyState, Entry};
+use crate::index::document::ProbeResult;
 use crate::metrics::DeliveryMetrics;
 use crate::shutdown::Stop;
 
@@ -82,15 +83,34 @@ impl Announcer {
         };
         let failing = self.failing(&mut findings);
         self.count(&survey, &failing);
+        let accepted = self.accepted();
         let usable = self.forget(&findings);
         for name in usable.iter().filter(|name| survey.contains_key(*name)) {
             let note = format!("pull secret \"{name}\": its source can be used");
             tracing::info!(note);
             self.publish(None, Reason::SourceUsable, &note).await;
         }
+        for (name, source) in accepted {
+            let note = format!("pull secret \"{name}\": its registry accepts it");
+            tracing::info!(note);
+            self.publish(source, Reason::CredentialAccepted, &note)
+                .await;
+        }
         for finding in findings {
             self.say(finding).await;
         }
+    }
+
+    /// Entries whose registries were complained about and accept them now, and their sources.
+    fn accepted(&self) -> Vec<(Arc<str>, Option<OwnSource>)> {
+        let state = self.board.state();
+        let accepted = state.entries().iter().filter(|entry| {
+            let was_said = |topic: fn(_) -> _| self.said.contains_key(&topic(entry.name.clone()));
+            state.probed(entry) == Some(&ProbeResult::Accepted)
+                && (was_said(Topic::CredentialRejected) || was_said(Topic::Unanswered))
+        });
+        let with_source = |entry: &Entry| (entry.name.clone(), state.own_source(entry));
+        accepted.map(with_source).collect()
     }
 
     /// Forgets what no longer holds; gives the entries whose sources were complained about and are no more.
@@ -188,12 +208,20 @@ impl Announcer {
             states.map(|(state, count)| (&**name, state, count))
         });
         self.metrics.attached.set(attached);
+        let state = self.board.state();
+        let results = state.entries().iter().filter_map(|entry| {
+            let result = state.probed(entry)?;
+            Some((&*entry.name, result.as_str(), 1))
+        });
+        self.metrics.probes.set(results);
     }
 
     async fn say(&mut self, finding: Finding) {
         let reason = match finding.topic {
             Topic::SourceMissing(_) => Reason::SourceMissing,
             Topic::SourceUnusable(_) => Reason::SourceUnusable,
+            Topic::CredentialRejected(_) => Reason::CredentialRejected,
+            Topic::Unanswered(_) => Reason::ProbeUnanswered,
             Topic::Foreign(_) => Reason::CopyNotOurs,
             Topic::Permission(_) | Topic::AccountPermission | Topic::Watch(_) => {
                 Reason::PermissionMissing
@@ -223,7 +251,7 @@ impl Announcer {
     }
 
     /// Says it on the source, else on the rules.
-    async fn publish(&self, source: Option<(Arc<str>, Box<str>)>, reason: Reason, note: &str) {
+    async fn publish(&self, source: Option<OwnSource>, reason: Reason, note: &str) {
         let regarding = match source {
             Some((name, uid)) => Some(ObjectReference {
                 api_version: Some("v1".to_owned()),

@@ -10,8 +10,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::queue::{Done, Duty, Key, Lane, Queue};
+use crate::delivery::source::Origin;
 use crate::delivery::state::ObjectKey;
-use crate::delivery::{State, Step};
+use crate::delivery::{Entry, SourceSecret, State, Step};
+use crate::rules::config::Source;
 
 /// The state and the queue.
 #[derive(Default)]
@@ -50,6 +52,21 @@ impl Board {
     /// Changes something that nothing written depends on; `change` says whether it did.
     pub(super) fn change_if(&self, change: impl FnOnce(&mut State) -> bool) {
         self.state.send_if_modified(change);
+    }
+
+    /// Notes what a file or program gave, if that is something else than it was.
+    pub(super) fn change_given(&self, source: &Arc<Source>, given: SourceSecret) {
+        let before = |state: &State| state.given.get(source).is_some_and(|of| of.is_like(&given));
+        if before(&self.state()) {
+            return;
+        }
+        self.change(|state| {
+            state.given.insert(Arc::clone(source), given);
+            let entries = state.rules.iter().flat_map(|rules| rules.plan.entries());
+            let is_of = |entry: &&Entry| matches!(&entry.origin, Origin::Given(of) if of == source);
+            let names = entries.filter(is_of).map(|entry| entry.secret_name.clone());
+            names.map(Scope::Name).collect()
+        });
     }
 
     /// Queues what has to be done in these scopes, in their order.

@@ -4,7 +4,7 @@
 //! start and stop as the rules change. Nothing is decided here.
 
 use std::borrow::Cow;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -18,16 +18,21 @@ use serde::Deserialize;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
+use super::super::programs::Programs;
 use super::BURST;
 use super::board::{Board, Scope};
+use super::given;
 use super::queue::{Key, Lane};
 use crate::cluster::client::{ConnectError, Connection};
 use crate::cluster::watch::{Change, Followed, follow_each};
 use crate::cluster::{account, secret};
+use crate::delivery::source::Origin;
 use crate::delivery::state::{Listing, Namespace, ObjectKey, SecretNames};
-use crate::delivery::{Account, Instance, Observed, SourceRef, SourceSecret, State};
-use crate::metrics::Metrics;
+use crate::delivery::{Account, Entry, Instance, Observed, SourceRef, SourceSecret, State};
+use crate::files::poll;
+use crate::metrics::{Metrics, ProgramRuns};
 use crate::rules::Deliver;
+use crate::rules::config::Source;
 
 /// Secrets of our own namespace that may be sources: Helm's releases are large, many, and never one.
 const OWN_SECRETS: &str = "type!=helm.sh/release.v1";
@@ -41,6 +46,9 @@ pub(super) struct Watches {
     pub(super) instance: Arc<Instance>,
     /// The controller's.
     pub(super) namespace: String,
+    pub(super) programs: Programs,
+    /// Counts runs of programs.
+    pub(super) runs: ProgramRuns,
 }
 
 /// A watch. Those of names come and go with the rules.
@@ -57,6 +65,8 @@ enum Wanted {
     Copies(Arc<str>),
     /// A source in another namespace than ours.
     Source(SourceRef),
+    /// A file, or a program.
+    Given(Arc<Source>),
     /// Pending Pods, for what is delivered on demand.
     Pods,
 }
@@ -79,7 +89,7 @@ impl Watches {
                 is_wanted && !task.is_finished()
             });
             for watch in wanted {
-                if let Entry::Vacant(vacant) = running.entry(watch) {
+                if let Slot::Vacant(vacant) = running.entry(watch) {
                     let task = self.start(&mut tasks, vacant.key().clone())?;
                     vacant.insert(task);
                 }
@@ -104,6 +114,7 @@ impl Watches {
             Wanted::Accounts => self.follow_accounts(tasks),
             Wanted::Copies(name) => self.follow_copies(tasks, name),
             Wanted::Source(source) => self.follow_source(tasks, source),
+            Wanted::Given(source) => Ok(self.follow_given(tasks, source)),
             Wanted::Pods => self.follow_pods(tasks),
         }
     }
@@ -171,6 +182,31 @@ impl Watches {
                 scopes_of(state, &of)
             },
         )
+    }
+
+    fn follow_given(&self, tasks: &mut JoinSet<()>, of: Arc<Source>) -> AbortHandle {
+        let (board, source) = (Arc::clone(&self.board), Arc::clone(&of));
+        let tell = move |given| board.change_given(&source, given);
+        let (programs, runs) = (self.programs.clone(), self.runs.clone());
+        let panics = self.metrics.panics.clone();
+        tasks.spawn(async move {
+            match &*of {
+                Source::File { path } => {
+                    match poll(given::File::new(path.into(), tell), panics).await {}
+                }
+                Source::Exec(exec) => {
+                    let (programs, runs) = (&programs, &runs);
+                    let ask = || async move {
+                        let answer = programs.ask(exec).await;
+                        runs.count(answer.is_ok());
+                        answer
+                    };
+                    match given::follow(ask, tell).await {}
+                }
+                // That is no such source.
+                Source::Secret { .. } => {}
+            }
+        })
     }
 
     fn follow_copies(
@@ -262,9 +298,17 @@ fn wanted(state: &State) -> HashSet<Wanted> {
         return wanted;
     };
     for entry in rules.plan.entries() {
-        let elsewhere = |source: &&SourceRef| *source.namespace != *rules.plan.own_namespace();
-        let source = entry.source.as_ref().filter(elsewhere);
-        wanted.extend(source.cloned().map(Wanted::Source));
+        match &entry.origin {
+            Origin::Secret(source) if *source.namespace != *rules.plan.own_namespace() => {
+                wanted.insert(Wanted::Source(source.clone()));
+            }
+            Origin::Given(source)
+                if state.is_leading || matches!(**source, Source::File { .. }) =>
+            {
+                wanted.insert(Wanted::Given(Arc::clone(source)));
+            }
+            Origin::Secret(_) | Origin::Given(_) => {}
+        }
         if entry.deliver == Deliver::OnDemand {
             wanted.insert(Wanted::Pods);
         }
@@ -282,6 +326,9 @@ impl Wanted {
             }
             Self::Source(source) => {
                 state.other_sources.remove(source);
+            }
+            Self::Given(source) => {
+                state.given.remove(source);
             }
             Self::Pods => state.pods = Listing::default(),
             Self::Accounts => state.accounts = Listing::default(),
@@ -322,7 +369,8 @@ fn everything() -> Vec<Scope> {
 /// The copies of a source.
 fn scopes_of(state: &State, source: &SourceRef) -> Vec<Scope> {
     let entries = state.rules.iter().flat_map(|rules| rules.plan.entries());
-    let entries = entries.filter(|entry| entry.source.as_ref() == Some(source));
+    let is_of = |entry: &&Entry| matches!(&entry.origin, Origin::Secret(of) if of == source);
+    let entries = entries.filter(is_of);
     entries
         .map(|entry| Scope::Name(entry.secret_name.clone()))
         .collect()

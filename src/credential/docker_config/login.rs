@@ -1,7 +1,8 @@
 //! What `docker login` and its like leave on a disk, with the passwords: for `import`, which puts them into pull
 //! secrets. The kubelet refuses a payload for one bad entry; here each entry stands for itself.
 //!
-//! This is the one place where a password outlives its decoding. It can be read from nothing but a [`payload`].
+//! This is the one place where a password outlives its decoding. It can be read from nothing but a [`payload`], and a
+//! [`BasicAuth`] for its registry.
 
 use std::fmt;
 
@@ -10,7 +11,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::{
-    DecodeError, Decoded, Entry, Fields, JsonKind, read_entry, read_object, read_string, validate,
+    DecodeError, Decoded, Entry, Fields, JsonKind, decode_auth, read_entry, read_object,
+    read_string, validate,
 };
 use crate::credential::go_json::{Reader, is_field};
 
@@ -59,6 +61,32 @@ impl Login {
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.entry.fmt(f)
+    }
+}
+
+/// What a registry is sent for a login (RFC 7617). `Debug` shows nothing of it.
+pub struct BasicAuth(String);
+
+impl BasicAuth {
+    /// Of the login under this key of a payload; `None` where there is none.
+    pub fn of(payload: &[u8], key: &str) -> Option<Self> {
+        let logins = LoginFile::read(payload).ok()?.logins;
+        // Of two entries under one key, the kubelet reads the last.
+        let (_, login) = logins.into_iter().rfind(|(of, _)| of == key)?;
+        let (username, password) = decode_auth(&login.ok()?.auth).ok()?;
+        let pair = BASE64_STANDARD.encode(format!("{username}:{password}"));
+        Some(Self(format!("Basic {pair}")))
+    }
+
+    /// The value of the header `Authorization`.
+    pub fn header(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for BasicAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BasicAuth").finish_non_exhaustive()
     }
 }
 

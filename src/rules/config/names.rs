@@ -70,6 +70,22 @@ pub(super) const ENV_NAME: Syntax = Syntax {
     rule: "anything without `=`",
     accepts: |name| !name.is_empty() && !name.contains(['=', '\0']),
 };
+pub(super) const FILE: Syntax = Syntax {
+    name: "the path of a file",
+    rule: "an absolute path in the controller's container",
+    accepts: is_absolute,
+};
+pub(super) const PROGRAM: Syntax = Syntax {
+    name: "a program",
+    rule: "an absolute path in the controller's container, or the name of a file among its plugins",
+    accepts: |name| {
+        is_absolute(name) || !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
+    },
+};
+
+fn is_absolute(path: &str) -> bool {
+    path.starts_with('/') && !path.ends_with('/') && !path.contains('\0')
+}
 
 impl Reader<'_, '_> {
     /// A string of this syntax.

@@ -8,10 +8,10 @@ use crate::rules::namespace;
 use crate::rules::yaml::{Kind, Node};
 
 use super::filter::owned;
-use super::names::{ENV_NAME, LABEL_KEY, LABEL_VALUE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
+use super::names::{FILE, LABEL_KEY, LABEL_VALUE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
 use super::reader::{Choice, Reader, Text};
 use super::rule::Names;
-use super::{Adopt, Deliver, ExecSource, PULL_SECRETS_MAX, PullSecretConfig, Source};
+use super::{Adopt, Deliver, PULL_SECRETS_MAX, ProbeConfig, PullSecretConfig, Source};
 
 const DELIVER: &[Choice<Deliver>] = &[
     ("Always", Deliver::Always),
@@ -45,7 +45,7 @@ impl Reader<'_, '_> {
     }
 
     fn pull_secret(&mut self, node: Node<'_>) -> Option<Secret> {
-        const FIELDS: [&str; 9] = [
+        const FIELDS: [&str; 10] = [
             "name",
             "secretName",
             "source",
@@ -55,6 +55,7 @@ impl Reader<'_, '_> {
             "namespaceSelector",
             "serviceAccounts",
             "adopt",
+            "probe",
         ];
         let what = "an entry of `pullSecrets`";
         let fields = self.fields(node, what, FIELDS)?;
@@ -68,6 +69,7 @@ impl Reader<'_, '_> {
             selector,
             accounts,
             adopt,
+            probe,
         ] = fields.values;
         let name = self.required(name, "name", what, &fields.head);
         let name = name.and_then(|node| self.name(node, "`name`", &SECRET));
@@ -78,6 +80,7 @@ impl Reader<'_, '_> {
         let namespaces = self.namespace_filter(include, exclude, selector);
         let service_accounts = accounts.map(|node| self.service_accounts(node));
         let adopt = adopt.map(|node| self.adopt(node));
+        let probe = probe.and_then(|node| self.probe_of(node, deliver));
 
         let name = name?;
         let secret_name = secret_name.flatten().unwrap_or_else(|| name.clone());
@@ -94,10 +97,20 @@ impl Reader<'_, '_> {
                 namespaces,
                 service_accounts: service_accounts.unwrap_or_default(),
                 adopt: adopt.unwrap_or_default(),
+                probe,
             },
             name_span: name.span,
             secret_name_span: secret_name.span,
         })
+    }
+
+    fn probe_of(&mut self, node: Node<'_>, deliver: Option<Deliver>) -> Option<ProbeConfig> {
+        if deliver == Some(Deliver::Never) {
+            let message = "`probe` with `deliver: Never`: nobody here can read that credential";
+            let help = "remove one of the two";
+            self.report(Diagnostic::new(node.span(), message).help(help));
+        }
+        self.probe(node)
     }
 
     /// `{secret}`, `{namespace, secret}`, `{file}` or `{exec}`. `secret` defaults to the entry's name.
@@ -113,8 +126,8 @@ impl Reader<'_, '_> {
             return None;
         }
         if let Some(node) = file {
-            let path = self.string(node, "`file`")?;
-            return self.not_empty(&path, "`file`").then(|| Source::File {
+            let path = self.name(node, "`file`", &FILE)?;
+            return Some(Source::File {
                 path: path.text.to_owned(),
             });
         }
@@ -129,56 +142,6 @@ impl Reader<'_, '_> {
                 .flatten()
                 .map_or_else(|| default_secret.to_owned(), |t| t.text.to_owned()),
         })
-    }
-
-    fn exec(&mut self, node: Node<'_>) -> Option<ExecSource> {
-        let fields = self.fields(node, "`exec`", ["command", "args", "env"])?;
-        let [command, args, env] = fields.values;
-        let args = args
-            .map(|node| owned(&self.strings(node, "`args`")))
-            .unwrap_or_default();
-        let env = env.map(|node| self.items(node, "`env`"));
-        let mut variables: Vec<(Text<'_>, String)> = Vec::new();
-        for item in env.into_iter().flatten() {
-            let Some((name, value)) = self.env(item) else {
-                continue;
-            };
-            if let Some((first, _)) = variables.iter().find(|(first, _)| first.text == name.text) {
-                let message = format!("environment variable `{}` is set twice", name.text);
-                let related = format!("`{}`, first set", first.text);
-                let first = first.span.clone();
-                let diagnostic = Diagnostic::new(name.span, message).related(first, related);
-                self.report(diagnostic.help("remove one of the two"));
-                continue;
-            }
-            variables.push((name, value));
-        }
-        let command = self.required(command, "command", "`exec`", &fields.head)?;
-        let command = self.string(command, "`command`")?;
-        self.not_empty(&command, "`command`").then(|| ExecSource {
-            command: command.text.to_owned(),
-            args,
-            env: variables
-                .into_iter()
-                .map(|(name, value)| (name.text.to_owned(), value))
-                .collect(),
-        })
-    }
-
-    fn env<'a>(&mut self, node: Node<'a>) -> Option<(Text<'a>, String)> {
-        let what = "an entry of `env`";
-        let fields = self.fields(node, what, ["name", "value"])?;
-        let [name, value] = fields.values;
-        let name = self.required(name, "name", what, &fields.head);
-        let name = name.and_then(|node| self.name(node, "`name`", &ENV_NAME));
-        let value = self.required(value, "value", what, &fields.head)?;
-        let Some(value) = Text::of(value) else {
-            // It may be a token: not even a wrong one is repeated.
-            let diagnostic = Diagnostic::new(value.span(), "`value` must be a string");
-            self.report(diagnostic.help("put it in quotes"));
-            return None;
-        };
-        Some((name?, value.text.to_owned()))
     }
 
     fn service_accounts(&mut self, node: Node<'_>) -> Vec<String> {
@@ -229,7 +192,7 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn not_empty(&mut self, text: &Text<'_>, what: &str) -> bool {
+    pub(super) fn not_empty(&mut self, text: &Text<'_>, what: &str) -> bool {
         if text.text.is_empty() {
             let diagnostic = Diagnostic::new(text.span.clone(), format!("{what} is empty"));
             self.report(diagnostic.help("give it a value"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::api::Api;
 use super::control_plane::ControlPlane;
@@ -57,15 +57,15 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts what `tier` needs and waits until it is ready.
-    pub(crate) fn start(workdir: PathBuf, tier: Tier) -> Self {
+    /// Starts what `tier` needs, with these flags for the API server, and waits until it is ready.
+    pub(crate) fn start(workdir: PathBuf, tier: Tier, flags: &'static [&'static str]) -> Self {
         let logs = Path::new(LOGS);
         drop(fs::remove_dir_all(logs));
         fs::create_dir_all(logs).expect("target/ is writable");
         if sandbox::isolated().is_ok() {
             sandbox::prepare(&workdir);
         }
-        let mut plane = ControlPlane::start(&workdir, logs);
+        let mut plane = ControlPlane::start(&workdir, logs, flags);
         let node = (tier == Tier::Node).then(|| {
             network::create_bridge(&workdir);
             plane.publish();
@@ -87,7 +87,12 @@ impl Cluster {
         let workdir = self.directory("another");
         let logs = self.logs.join(self.unique("another"));
         fs::create_dir_all(&logs).expect("target/ is writable");
-        Self::of(ControlPlane::start(&workdir, &logs), None, workdir, &logs)
+        Self::of(
+            ControlPlane::start(&workdir, &logs, &[]),
+            None,
+            workdir,
+            &logs,
+        )
     }
 
     fn of(plane: ControlPlane, node: Option<(Node, Kit)>, workdir: PathBuf, logs: &Path) -> Self {
@@ -116,6 +121,14 @@ impl Cluster {
             .as_ref()
             .expect("this trial is registered for the node tier")
             .0
+    }
+
+    /// One more node, with this docker config on its disk. It takes only Pods that are bound to it by name.
+    pub(crate) fn another_node(&self, docker_config: Option<&Value>) -> Node {
+        let name = self.unique("node");
+        let disk = self.directory(&name);
+        self.node()
+            .start_another(&self.plane, &name, disk, docker_config)
     }
 
     /// The registries.

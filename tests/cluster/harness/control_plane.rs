@@ -30,6 +30,8 @@ pub(crate) struct ControlPlane {
     /// The administrator's kubeconfig.
     pub(crate) kubeconfig: PathBuf,
     etcd: SocketAddr,
+    /// Given to every API server.
+    flags: &'static [&'static str],
     tokens: (PathBuf, PathBuf),
     serving: Pair,
     kubelet_client: Pair,
@@ -41,8 +43,8 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts etcd, the API server and the controllers, and waits until the API server is ready.
-    pub(crate) fn start(workdir: &Path, logs: &Path) -> Self {
+    /// Starts etcd, the API server with these flags, and the controllers, and waits until the API server is ready.
+    pub(crate) fn start(workdir: &Path, logs: &Path, flags: &'static [&'static str]) -> Self {
         let pki = Pki::create(&workdir.join("pki"));
         let names = [
             "127.0.0.1",
@@ -56,6 +58,7 @@ impl ControlPlane {
             address,
             kubeconfig: PathBuf::new(),
             etcd: free_address(),
+            flags,
             tokens: pki.token_keys(),
             serving: pki.server("kube-apiserver", &names),
             kubelet_client: pki.client("kubelet-client", "kube-apiserver-kubelet-client", ""),
@@ -212,6 +215,7 @@ impl ControlPlane {
                 "--profiling=false",
                 "--v=2",
             ])
+            .args(self.flags)
             .args(flags);
         Process::start(name, &mut command, &self.logs)
     }

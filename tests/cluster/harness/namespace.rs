@@ -194,6 +194,14 @@ impl<'a> Namespace<'a> {
         });
     }
 
+    /// Holds that the kubelet has pulled for a Pod, and never failed to.
+    #[track_caller]
+    pub(crate) fn assert_pulled_without_a_failure(&self, pod: &str) {
+        let events = self.events_text(pod);
+        assert!(events.contains("Pulled: "), "{pod}: {events}");
+        assert!(!events.contains("Failed: "), "{pod}: {events}");
+    }
+
     /// Waits until the kubelet has given up on an image of a Pod for the first time, and gives the
     /// message of the event.
     #[track_caller]

@@ -8,6 +8,7 @@
 //! only the `api` tier runs, and each of its programs is told to die with its parent.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Duration;
@@ -95,11 +96,67 @@ pub(crate) fn prepare(workdir: &Path) {
         fs::write(&stand_in, value).expect("the work directory is writable");
         mount(&["--bind", &stand_in.to_string_lossy()], Path::new(setting));
     }
+    create_cgroup(&cgroup_parent(workdir));
+}
+
+/// Makes a control group in every hierarchy.
+pub(crate) fn create_cgroup(name: &str) {
     for hierarchy in cgroup_hierarchies() {
-        let group = hierarchy.join(cgroup_parent(workdir));
+        let group = hierarchy.join(name);
         fs::create_dir_all(&group)
             .unwrap_or_else(|error| panic!("cannot create {}: {error}", group.display()));
     }
+}
+
+/// Kills every process in a control group and those below it, as a power cut does.
+pub(crate) fn kill_cgroup(name: &str) {
+    for hierarchy in cgroup_hierarchies() {
+        let group = hierarchy.join(name);
+        wait_for("the control group is empty", CGROUPS_LIMIT, || {
+            let processes = processes_in(&group);
+            processes.iter().for_each(|process| kill(process));
+            let left = processes.into_iter().filter(|process| is_alive(process));
+            let left: Vec<_> = left.collect();
+            left.is_empty()
+                .then_some(())
+                .ok_or_else(|| format!("{left:?}"))
+        });
+    }
+}
+
+/// Kills every process of the tests that was given this path as an argument.
+pub(crate) fn kill_all_with_argument(path: &Path) {
+    let processes = fs::read_dir("/proc").expect("/proc is mounted");
+    for process in processes.filter_map(Result::ok) {
+        // It may have ended by now; then there is nothing to read, or to kill.
+        let arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        if arguments.any(|argument| argument == path.as_os_str().as_bytes()) {
+            kill(&process.file_name().to_string_lossy());
+        }
+    }
+}
+
+fn processes_in(group: &Path) -> Vec<String> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let own = text.lines().map(str::to_owned);
+    let entries = fs::read_dir(group).into_iter().flatten();
+    let below = entries.filter_map(Result::ok).map(|entry| entry.path());
+    let below = below.filter(|path| path.is_dir());
+    own.chain(below.flat_map(|group| processes_in(&group)))
+        .collect()
+}
+
+fn kill(process: &str) {
+    // One that has ended by itself is as good.
+    drop(Command::new("kill").args(["-KILL", process]).output());
+}
+
+/// Whether it is more than what nobody has asked about since its end.
+fn is_alive(process: &str) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = status.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
 /// The program under test: what cargo built, or what [`PROGRAM`] says, with what the image sets for it.
@@ -224,6 +281,14 @@ fn mount(what: &[&str], target: &Path) {
 /// # Panics
 /// If it fails; the message holds what it said.
 pub(crate) fn run(program: &str, arguments: &[&str]) {
+    output(program, arguments);
+}
+
+/// Runs a small program to its end, and gives what it wrote.
+///
+/// # Panics
+/// If it fails; the message holds what it said.
+pub(crate) fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let output = output.unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
@@ -232,4 +297,5 @@ pub(crate) fn run(program: &str, arguments: &[&str]) {
         "{program} {}: {said}",
         arguments.join(" ")
     );
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

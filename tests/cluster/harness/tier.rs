@@ -19,6 +19,8 @@ const NODE_PROGRAMS: &[&str] = &[
     "containerd",
     "containerd-shim-runc-v2",
     "crane",
+    "ctr",
+    "ecr-credential-provider",
     "host-local",
     "kube-proxy",
     "kube-scheduler",

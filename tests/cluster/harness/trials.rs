@@ -18,6 +18,8 @@ type Shared = Arc<OnceLock<Cluster>>;
 
 /// Every trial with its tier.
 pub(crate) struct Trials {
+    /// Given to the API server.
+    pub(crate) api_server_flags: &'static [&'static str],
     cluster: Shared,
     list: Vec<Listed>,
 }
@@ -34,6 +36,7 @@ impl Trials {
     /// Asks `register` for its trials.
     pub(crate) fn collect(register: impl FnOnce(&mut Self)) -> Self {
         let mut trials = Self {
+            api_server_flags: &[],
             cluster: Shared::default(),
             list: Vec::new(),
         };
@@ -54,6 +57,17 @@ impl Trials {
     /// A trial that needs a node, and nobody else on it: it loads the machine, or harms what all share.
     pub(crate) fn alone(&mut self, name: &str, trial: fn(&Cluster)) {
         self.add(Tier::Node, true, name, trial);
+    }
+
+    /// Keeps those that share a node, without these.
+    pub(crate) fn keep_node(&mut self, without: &[&str]) {
+        let before = self.list.len();
+        let is_left_out = |listed: &Listed| without.contains(&listed.trial.name());
+        self.list.retain(|listed| !is_left_out(listed));
+        let left_out = before - self.list.len();
+        assert_eq!(left_out, without.len(), "there is a trial of each name");
+        let is_kept = |listed: &Listed| listed.tier == Tier::Node && !listed.is_alone;
+        self.list.retain(is_kept);
     }
 
     /// Prints the names, without starting anything.
@@ -78,7 +92,8 @@ impl Trials {
             .collect();
         if node || api {
             let start = Instant::now();
-            let cluster = Cluster::start(workdir, if node { Tier::Node } else { Tier::Api });
+            let tier = if node { Tier::Node } else { Tier::Api };
+            let cluster = Cluster::start(workdir, tier, self.api_server_flags);
             println!("cluster up in {:.1} s", start.elapsed().as_secs_f64());
             assert!(
                 self.cluster.set(cluster).is_ok(),

@@ -13,6 +13,8 @@ pub(crate) const HAPPY: Duration = Duration::from_secs(30);
 pub(crate) const ONE_BACK_OFF: Duration = Duration::from_secs(60);
 /// A CronJob waits for the next full minute.
 pub(crate) const CRON_JOB: Duration = Duration::from_secs(100);
+/// A node is ready 10 s after its start, and then starts Pods; a machine that builds something else is slower.
+pub(crate) const NEW_NODE: Duration = Duration::from_secs(120);
 /// The kubelet tries to create a mirror Pod again after up to 90 s.
 pub(crate) const MIRROR: Duration = Duration::from_secs(120);
 

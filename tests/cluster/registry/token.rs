@@ -3,11 +3,11 @@
 //! It does what Docker Hub, Harbor and the clouds do: anyone gets a token, but one that opens only
 //! what the account may read; a wrong password gets 401.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
@@ -39,6 +39,8 @@ pub(crate) struct Account {
     pub(crate) password: String,
     /// The password before that, while it is still accepted.
     pub(crate) former_password: Option<String>,
+    /// Passwords that end, and when.
+    pub(crate) ending: Vec<(String, Instant)>,
     /// Repositories that may be read.
     pub(crate) repositories: Vec<String>,
     /// How long a token of this account opens anything.
@@ -52,13 +54,17 @@ impl Account {
             user: user.to_owned(),
             password: password.to_owned(),
             former_password: None,
+            ending: Vec::new(),
             repositories: repositories.iter().map(|name| (*name).to_owned()).collect(),
             lifetime: LIFETIME,
         }
     }
 
     fn opens_with(&self, password: &str) -> bool {
-        self.password == password || self.former_password.as_deref() == Some(password)
+        let mut ending = self.ending.iter();
+        self.password == password
+            || self.former_password.as_deref() == Some(password)
+            || ending.any(|(ends, end)| ends == password && Instant::now() < *end)
     }
 }
 
@@ -70,7 +76,11 @@ pub(crate) struct TokenServer {
 }
 
 struct State {
-    accounts: Mutex<HashMap<String, Account>>,
+    accounts: Mutex<Vec<Account>>,
+    /// Repositories that anyone may read.
+    public: Mutex<HashSet<String>>,
+    /// Users that came with a wrong password.
+    refused: Mutex<HashSet<String>>,
     key: EncodingKey,
     header: Header,
 }
@@ -85,6 +95,8 @@ impl TokenServer {
         header.x5c = Some(vec![BASE64_STANDARD.encode(&certificate)]);
         let state = Arc::new(State {
             accounts: Mutex::default(),
+            public: Mutex::default(),
+            refused: Mutex::default(),
             key: EncodingKey::from_ec_der(key.secret_pkcs8_der()),
             header,
         });
@@ -111,38 +123,55 @@ impl TokenServer {
         }
     }
 
-    /// Lets someone in. A user of the same name is replaced.
+    /// Lets someone in, with no other password than this to these repositories. Names may be the same for all the
+    /// world, as `AWS` is.
     pub(crate) fn permit(&self, account: &Account) {
-        self.state
-            .accounts()
-            .insert(account.user.clone(), account.clone());
+        let mut accounts = lock(&self.state.accounts);
+        let is_same = |known: &Account| {
+            known.user == account.user && known.repositories == account.repositories
+        };
+        accounts.retain(|known| !is_same(known));
+        accounts.push(account.clone());
     }
 
     /// Locks someone out; tokens that were given already keep their lifetime.
     pub(crate) fn revoke(&self, user: &str) {
-        self.state.accounts().remove(user);
+        lock(&self.state.accounts).retain(|account| account.user != user);
+    }
+
+    /// Lets anyone read a repository who comes without a name, or with a right one.
+    pub(crate) fn publish(&self, repository: &str) {
+        lock(&self.state.public).insert(repository.to_owned());
+    }
+
+    /// Whether a user came with a wrong password, or was unknown.
+    pub(crate) fn has_refused(&self, user: &str) -> bool {
+        lock(&self.state.refused).contains(user)
     }
 }
 
 impl State {
-    fn accounts(&self) -> MutexGuard<'_, HashMap<String, Account>> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn answer(&self, request: &Request<Body>) -> Response<Body> {
         // Clients try OAuth's POST first; 405 sends them to the GET that all token servers know.
         if request.method() != Method::GET {
             return plain(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let account = match basic_login(request.headers()) {
-            None => None,
-            Some((user, password)) => match self.accounts().get(&user) {
-                Some(account) if account.opens_with(&password) => Some(account.clone()),
-                _ => return plain(StatusCode::UNAUTHORIZED),
-            },
+        let accounts = match basic_login(request.headers()) {
+            None => Vec::new(),
+            Some((user, password)) => {
+                let accounts = lock(&self.accounts);
+                let own = accounts.iter().filter(|account| account.user == user);
+                let opened = own.filter(|account| account.opens_with(&password));
+                let opened: Vec<_> = opened.cloned().collect();
+                if opened.is_empty() {
+                    lock(&self.refused).insert(user);
+                    return plain(StatusCode::UNAUTHORIZED);
+                }
+                opened
+            }
         };
         let query = request.uri().query().unwrap_or_default();
-        let token = self.token(account.as_ref(), &scopes(query));
+        let token = self.token(&accounts, &scopes(query));
         let body = json!({"token": token, "expires_in": LIFETIME.as_secs()}).to_string();
         let response = Response::builder().header(header::CONTENT_TYPE, "application/json");
         response
@@ -150,19 +179,25 @@ impl State {
             .expect("a constant head is valid")
     }
 
-    /// Signs a token that opens those of the wanted repositories that the account may read.
-    fn token(&self, account: Option<&Account>, wanted: &[String]) -> String {
+    /// Signs a token that opens those of the wanted repositories that one of the accounts may read.
+    fn token(&self, accounts: &[Account], wanted: &[String]) -> String {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .expect("after 1970")
             .as_secs();
-        let may =
-            |name: &&String| account.is_some_and(|account| account.repositories.contains(name));
+        let public = lock(&self.public);
+        let may = |name: &&String| {
+            public.contains(*name)
+                || accounts
+                    .iter()
+                    .any(|account| account.repositories.contains(name))
+        };
         let access: Vec<Value> = wanted
             .iter()
             .filter(may)
             .map(|name| json!({"type": "repository", "name": name, "actions": ["pull"]}))
             .collect();
+        let account = accounts.first();
         let lifetime = account.map_or(LIFETIME, |account| account.lifetime);
         let claims = json!({
             "iss": ISSUER,
@@ -175,6 +210,10 @@ impl State {
         });
         jsonwebtoken::encode(&self.header, &claims, &self.key).expect("claims are JSON")
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The repositories of all `scope=repository:NAME:ACTIONS` in a query.

@@ -27,7 +27,10 @@ pub(crate) fn register(trials: &mut Trials) {
         "delivery_control_first_pods_behind_a_patcher",
         behind_a_patcher,
     );
-    trials.alone("delivery_on_demand_first_pods_pull_at_once", on_demand);
+    trials.alone(
+        "delivery_incident_43_on_demand_first_pods_pull_at_once",
+        on_demand,
+    );
     trials.alone("delivery_on_demand_pods_without_volumes", without_volumes);
     trials.api("delivery_incident_34_six_writes_a_minute_in_a_fight", fight);
     trials.api(

@@ -259,7 +259,10 @@ fn as_the_readme_says(person: &mut Person<'_>, pages: &Pages) {
     );
     person.runs_a_private_image();
     person.follows(readme, &["pullpass check "]);
-    person.follows(pages.get("docs/status.md"), &["pullpass status"]);
+    person.follows(
+        pages.get("docs/status.md"),
+        &["pullpass status", "pullpass recover"],
+    );
     person.follows(pages.get("docs/certificates.md"), &["kubectl "]);
     person.follows(pages.get("docs/troubleshooting.md"), &["pullpass "]);
     let upgrade = pages.get("docs/upgrade.md");

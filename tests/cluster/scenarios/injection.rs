@@ -28,6 +28,10 @@ pub(crate) fn register(trials: &mut Trials) {
         "scenario_11_public_pods_while_a_source_is_broken",
         scenario_11,
     );
+    trials.node(
+        "scenario_12_open_registries_and_a_password_that_is_wrong_by_now",
+        scenario_12,
+    );
 }
 
 /// Pods measured for each column of scenario 1.
@@ -278,4 +282,41 @@ fn scenario_11(cluster: &Cluster) {
     namespace.create_object("pods", &pod("private", &[("app", &private)]));
     assert!(pull_secrets_of(&namespace.running("public")).is_empty());
     assert_eq!(pull_secrets_of(&namespace.running("private")), ["alpha"]);
+}
+
+/// What may be had without a name may no longer be had with a wrong one: the kubelet does not try without.
+fn scenario_12(cluster: &Cluster) {
+    const PUBLIC: &str = "quay.io/scenario-12/public";
+    let kit = cluster.registries();
+    kit.tokens.publish("scenario-12/public");
+    let stale = Account::new("scenario-12", "no longer right", &[]);
+    let ignored = kit.fresh_public("scenario-12/app");
+    let (open, _) = ignored.split_once('/').expect("an image has a registry");
+    let secrets = [
+        pull_secret("ignored", &token_config(open, &stale)),
+        pull_secret("stale", &token_config("quay.io", &stale)),
+    ];
+    let injection = Injection::covering(cluster, &secrets);
+    let namespace = injection.namespace("open");
+    let public = || kit.fresh("quay.io", "scenario-12/public");
+    namespace.create_object("pods", &pod("ignored", &[("app", &ignored)]));
+    namespace.create_object("pods", &pod("stale", &[("app", &public())]));
+
+    // As the docs advise.
+    let rules = format!(
+        "apiVersion: pullpass.dev/v1alpha1\nkind: PullRules\npullSecrets: [{{name: stale}}]\n\
+         rules: [{{name: quay, images: [quay.io], excludeImages: [{PUBLIC}], pullSecrets: [stale]}}]\n"
+    );
+    let advised = Injection::start(cluster, &rules, &secrets[1..]).namespace("advised");
+    advised.create_object("pods", &pod("public", &[("app", &public())]));
+
+    // A registry that lets everyone in does not look at names.
+    assert_eq!(pull_secrets_of(&namespace.running("ignored")), ["ignored"]);
+    namespace.assert_pulled_at_once("ignored");
+    let refused = namespace.pull_failed("stale");
+    assert!(refused.contains("401"), "{refused}");
+    let pod = namespace.get("pods", "stale").expect("it was created");
+    assert_eq!(pull_secrets_of(&pod), ["stale"]);
+    assert!(pull_secrets_of(&advised.running("public")).is_empty());
+    advised.assert_pulled_at_once("public");
 }

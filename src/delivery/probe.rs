@@ -1,0 +1,161 @@
+//! Which credentials registries are asked about, and what is known of the answers.
+//!
+//! An answer is one about a payload: with another payload it is as if nobody had asked. Whoever leads next
+//! goes by what was published until it has asked itself. This file must not know how to ask.
+
+use std::sync::Arc;
+
+use crate::index::document::ProbeResult;
+use crate::rules::config::ProbeConfig;
+
+use super::copy::ContentHash;
+use super::plan::Entry;
+use super::source::Payload;
+use super::state::State;
+
+/// Something to ask a registry.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Which registry, and how often.
+    pub probe: Arc<ProbeConfig>,
+    /// What it holds is asked about.
+    pub payload: Arc<Payload>,
+}
+
+/// What a registry said.
+#[derive(Debug)]
+pub struct Answered {
+    probe: Arc<ProbeConfig>,
+    hash: ContentHash,
+    result: ProbeResult,
+}
+
+/// The same question has the same answer.
+impl PartialEq for Question {
+    fn eq(&self, other: &Self) -> bool {
+        self.payload.hash == other.payload.hash && self.probe == other.probe
+    }
+}
+
+impl State {
+    /// Everything that is to be asked, by the entry's name.
+    pub fn questions(&self) -> impl Iterator<Item = (&Arc<str>, Question)> {
+        self.entries().iter().filter_map(|entry| {
+            let question = Question {
+                probe: Arc::clone(entry.probe.as_ref()?),
+                payload: Arc::clone(self.payload(entry)?),
+            };
+            Some((&entry.name, question))
+        })
+    }
+
+    /// Notes an answer. Gives whether that is news.
+    pub fn answer(&mut self, name: &Arc<str>, question: Question, result: ProbeResult) -> bool {
+        let answered = Answered {
+            hash: question.payload.hash,
+            probe: question.probe,
+            result,
+        };
+        let is_news = |before: &Answered| {
+            before.hash != answered.hash
+                || before.probe != answered.probe
+                || before.result != answered.result
+        };
+        let is_news = self.answers.get(name).is_none_or(is_news);
+        self.answers.insert(Arc::clone(name), answered);
+        is_news
+    }
+
+    /// Forgets what this process was told. Nothing that is written follows.
+    pub fn forget_answers(&mut self) -> bool {
+        self.answers.clear();
+        false
+    }
+
+    /// What the registry says of what copies of an entry hold; `None` where it was not asked.
+    pub fn probed(&self, entry: &Entry) -> Option<&ProbeResult> {
+        let probe = entry.probe.as_ref()?;
+        let hash = self.payload(entry)?.hash;
+        let answer = self.answers.get(&entry.name);
+        let answer = answer.filter(|answer| answer.hash == hash && answer.probe == *probe);
+        answer.map(|answer| &answer.result).or_else(|| {
+            let published = self.published.as_ref()?.as_ref()?;
+            let secret = published.secrets.get(&*entry.name)?;
+            secret
+                .probe
+                .as_ref()
+                .filter(|_| secret.hash == hash.to_string())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::state::tests::{set_source, state as state_of};
+    use crate::delivery::survey::Topic;
+    use crate::index::document::SecretDocument;
+
+    const PROBED: &str = "{name: harbor, probe: {repository: r.io/app}}";
+
+    fn rejected() -> ProbeResult {
+        let reason = "r.io refuses".to_owned();
+        ProbeResult::Rejected { reason }
+    }
+
+    fn question(state: &State) -> (Arc<str>, Question) {
+        let (name, question) = state.questions().next().unwrap();
+        (Arc::clone(name), question)
+    }
+
+    fn published(state: &State) -> SecretDocument {
+        state.index().unwrap().secrets["harbor"].clone()
+    }
+
+    #[test]
+    fn only_what_the_rules_say_is_asked_and_only_what_is_there() {
+        let state = state_of("{name: harbor}, {name: later, probe: {repository: r.io/app}}");
+        assert_eq!(state.questions().count(), 0);
+        let (name, question) = question(&state_of(PROBED));
+        assert_eq!(&*name, "harbor");
+        assert_eq!(question.probe.repository, "r.io/app");
+    }
+
+    #[test]
+    fn scenario_56_an_answer_is_published_and_the_same_again_is_no_news() {
+        let mut state = state_of(PROBED);
+        assert_eq!(published(&state).probe, None);
+        let (name, question) = question(&state);
+        assert!(state.answer(&name, question.clone(), rejected()));
+        assert_eq!(published(&state).probe, Some(rejected()));
+        assert!(!state.answer(&name, question.clone(), rejected()));
+        let findings = state.findings(&state.survey());
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].topic, Topic::CredentialRejected(name.clone()));
+        assert!(findings[0].note.contains("r.io refuses"), "{findings:?}");
+        assert!(state.answer(&name, question, ProbeResult::Accepted));
+        assert_eq!(published(&state).probe, Some(ProbeResult::Accepted));
+        assert_eq!(state.findings(&state.survey()), []);
+    }
+
+    #[test]
+    fn scenario_56_a_rejection_ends_with_its_payload_and_its_question() {
+        let mut state = state_of(PROBED);
+        let (name, question) = question(&state);
+        state.answer(&name, question.clone(), rejected());
+        state.published = Some(state.index());
+        // Another controller leads.
+        state.answers.clear();
+        assert_eq!(published(&state).probe, Some(rejected()));
+        let other = br#"{"auths":{"r.io":{"username":"u","password":"other"}}}"#;
+        set_source(&mut state, other);
+        assert_eq!(published(&state).probe, None);
+        // The answer to what was asked before comes late.
+        state.answer(&name, question, rejected());
+        assert_eq!(published(&state).probe, None);
+        state.own_sources.remove(&"harbor".into());
+        assert_eq!(published(&state).probe, None);
+        state.rules = state_of("{name: harbor}").rules;
+        assert_eq!(published(&state).probe, None);
+    }
+}

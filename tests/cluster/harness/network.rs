@@ -14,8 +14,8 @@ use super::tier::tools;
 pub(crate) const BRIDGE_ADDRESS: &str = "10.88.0.1";
 /// Name of the bridge; it lives in the tests' own network namespace.
 const BRIDGE: &str = "pp0";
-/// Addresses of Pods.
-const PODS: &str = "10.88.0.0/24";
+/// Addresses of Pods: more than [`super::node::PODS_MAX`], of which nearly all may be waiting to be freed.
+const PODS: &str = "10.88.0.0/22";
 /// Addresses of Services.
 pub(crate) const SERVICES: &str = "10.96.0.0/16";
 /// The first address of [`SERVICES`]: Service `kubernetes`.
@@ -39,7 +39,7 @@ pub(crate) fn create_bridge(workdir: &Path) {
         &[
             "address",
             "add",
-            &format!("{BRIDGE_ADDRESS}/24"),
+            &format!("{BRIDGE_ADDRESS}/22"),
             "dev",
             BRIDGE,
         ],

@@ -17,6 +17,8 @@ use super::wait::{HAPPY, NEW_NODE, wait_for};
 
 /// Name of the node that takes every Pod.
 pub(crate) const NODE: &str = "test-node";
+/// Trials leave their Pods behind: some 250 in all, sleeping.
+pub(super) const PODS_MAX: u32 = 480;
 /// Where a kubelet listens unless told otherwise.
 const KUBELET_PORT: u16 = 10250;
 
@@ -97,11 +99,7 @@ impl Node {
     /// Ends everything that runs on a node that was started with [`Self::start_another`], and starts it again
     /// on this empty disk, as the same node. Does not wait for it: it was ready before.
     pub(crate) fn replace(&mut self, plane: &ControlPlane, disk: PathBuf) {
-        // The kubelet first, or it would complain of what becomes of the rest.
-        self.processes.drain(..).rev().for_each(drop);
-        sandbox::kill_cgroup(&self.cgroup());
-        // What is left of containers: the shims beside them.
-        sandbox::kill_all_with_argument(&self.socket());
+        self.halt();
         self.static_pods = disk.join("static");
         self.disk = disk;
         self.boot(plane);
@@ -150,6 +148,15 @@ impl Node {
                 other => Err(format!("{other:?} {taint}")),
             }
         });
+    }
+
+    /// Ends everything that runs on it.
+    fn halt(&mut self) {
+        // The kubelet first, or it would complain of what becomes of the rest.
+        self.processes.drain(..).rev().for_each(drop);
+        sandbox::kill_cgroup(&self.cgroup());
+        // What is left of containers: the shims beside them.
+        sandbox::kill_all_with_argument(&self.socket());
     }
 
     fn boot(&mut self, plane: &ControlPlane) {
@@ -256,8 +263,7 @@ conf_dir = "{cni}"
             "failCgroupV1": false,
             "failSwapOn": false,
             "healthzPort": 0,
-            // As many as the Pod network has addresses for.
-            "maxPods": 240,
+            "maxPods": PODS_MAX,
             "port": self.port,
             "podLogsDir": at.join("pod-logs"),
             "registerWithTaints": taints,
@@ -291,6 +297,15 @@ conf_dir = "{cni}"
             false => format!("{program}-{disk}"),
         };
         Process::start(&name, command, &self.shared.logs)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // What is on the first ends with the sandbox; a trial that failed has other things to say.
+        if !self.is_first() && !std::thread::panicking() {
+            self.halt();
+        }
     }
 }
 

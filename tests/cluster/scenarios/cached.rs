@@ -116,6 +116,8 @@ impl<'a> Scene<'a> {
         });
         for name in pods.collect::<Vec<_>>() {
             self.first.running(&name);
+            // The image stays.
+            self.first.delete("pods", &name).expect("it runs");
         }
     }
 
@@ -198,6 +200,7 @@ fn as_documented(cluster: &Cluster) {
                     namespace.running_within(&name, HAPPY);
                 }
                 found[index][column] = outcome;
+                namespace.delete("pods", &name).expect("it is there");
             }
         }
     }

@@ -122,5 +122,6 @@ fn pages(cluster: &Cluster) {
     for (_injection, namespace, name) in started.collect::<Vec<_>>() {
         assert_eq!(pull_secrets_of(&namespace.running("app")), [name]);
         namespace.assert_pulled_at_once("app");
+        namespace.delete("pods", "app").expect("it runs");
     }
 }

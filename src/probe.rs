@@ -187,22 +187,22 @@ impl Conversation {
 }
 
 fn ask(method: Method, url: &str, authorization: Option<&str>) -> Step {
-    let authorization = authorization.map(HeaderValue::try_from).transpose();
+    let unsendable = |_| unknown("nothing that can be sent by HTTP".to_owned());
+    request(method, url, authorization).map_or_else(unsendable, Step::Ask)
+}
+
+fn request(method: Method, url: &str, authorization: Option<&str>) -> http::Result<Request<()>> {
     let mut request = Request::builder()
         .method(method)
         .uri(url)
         .header(USER_AGENT, concat!("pullpass/", env!("CARGO_PKG_VERSION")))
-        .header(ACCEPT, MANIFESTS)
-        .body(());
-    if let (Ok(request), Ok(Some(value))) = (&mut request, &authorization) {
-        let mut value = value.clone();
+        .header(ACCEPT, MANIFESTS);
+    if let Some(authorization) = authorization {
+        let mut value = HeaderValue::try_from(authorization)?;
         value.set_sensitive(true);
-        request.headers_mut().insert(AUTHORIZATION, value);
+        request = request.header(AUTHORIZATION, value);
     }
-    match (request, authorization) {
-        (Ok(request), Ok(_)) => Step::Ask(request),
-        _ => unknown("nothing that can be sent by HTTP".to_owned()),
-    }
+    request.body(())
 }
 
 /// The token of a token server's answer.

@@ -370,6 +370,25 @@ mod tests {
     }
 
     #[test]
+    fn scenario_56_what_a_registry_says_matters_where_it_rejects_what_is_usable() {
+        let reason = "r.io refuses";
+        let check = |state: &str, probe: &str, expected: State| {
+            let secret = format!(r#""state":"{state}","probe":{{"result":"{probe}"}}"#);
+            let secret = secret.replace("\"}", &format!("\",\"reason\":\"{reason}\"}}"));
+            let json = format!(r#"{{"version":1,"rules":"","secrets":{{"a":{{{secret}}}}}}}"#);
+            let document = IndexDocument::parse(&json).unwrap();
+            assert_eq!(document.to_index().secrets["a"].state, expected, "{json}");
+            let again = IndexDocument::parse(&document.to_json().unwrap());
+            assert_eq!(again, Ok(document));
+        };
+        let reason = reason.to_owned();
+        check("usable", "rejected", State::Rejected { reason });
+        check("usable", "unknown", State::Usable);
+        check("usable", "accepted", State::Usable);
+        check("stale", "rejected", State::Stale);
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused_without_quoting_it() {
         let malformed = |line, column| IndexError::Malformed { line, column };
         for (json, expected) in [

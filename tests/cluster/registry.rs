@@ -234,10 +234,11 @@ impl Kit {
         hosts::lead(&self.hosts, host, address(UNTRUSTED));
     }
 
-    /// Pushes an image that is made for another architecture than any that tests run on, where anyone may pull.
+    /// Pushes an index that has an image for another architecture than any that tests run on, and nothing else,
+    /// where anyone may pull.
     pub(crate) fn other_platform(&self, repository: &str) -> String {
         let image = self.fresh_public(repository);
-        let arguments = [
+        let foreign = [
             "mutate",
             &image,
             "--set-platform",
@@ -245,7 +246,8 @@ impl Kit {
             "--tag",
             &image,
         ];
-        self.crane(&arguments);
+        self.crane(&foreign);
+        self.crane(&["index", "append", "--manifest", &image, "--tag", &image]);
         image
     }
 

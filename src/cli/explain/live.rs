@@ -106,10 +106,13 @@ impl Page {
     fn image(&mut self, report: &ImageReport) -> fmt::Result {
         let (good, bad, dim) = (self.styles.good, self.styles.bad, self.styles.dim);
         let image = &report.image;
+        // A decoder's words are no name of a reason; they follow as what the kubelet says.
+        let reason = image.reason.as_deref();
+        let reason = reason.filter(|reason| !reason.contains(' '));
         let (style, state) = match image.state {
             ImageState::Pulled => (good, "pulled"),
             ImageState::Waiting => (Style::new(), "not pulled yet"),
-            ImageState::Failing => (bad, image.reason.as_deref().unwrap_or("failing")),
+            ImageState::Failing => (bad, reason.unwrap_or("failing")),
         };
         writeln!(
             self.text,

@@ -120,7 +120,7 @@ fn of_container(
     let mut all = list(pod, "status", statuses);
     let status = all.find(|status| status.get("name").and_then(Value::as_str) == Some(&name));
     let waiting = |field: &str| text(status?, &format!("/state/waiting/{field}"));
-    let reason = waiting("reason").filter(|reason| NO_IMAGE.contains(&reason.as_str()));
+    let reason = waiting("reason").filter(|reason| is_of_image(reason));
     let has_image = status.is_some_and(|status| {
         let id = text(status, "/imageID").is_some_and(|id| !id.is_empty());
         id || status.pointer("/state/running").is_some()
@@ -137,6 +137,11 @@ fn of_container(
         message: reason.as_ref().and_then(|_| waiting("message")),
         reason,
     })
+}
+
+/// A pull secret that does not decode has no reason of its own: the decoder's words stand there.
+fn is_of_image(reason: &str) -> bool {
+    NO_IMAGE.contains(&reason) || Failure::of("", reason) == Failure::UndecodableSecret
 }
 
 fn of_volume(volume: &Value) -> Option<PodImage> {
@@ -246,6 +251,9 @@ mod tests {
             [(Failing, Some(Failure::Unauthorized)), nothing],
         );
         check(&json!({}), &[], [nothing, nothing]);
+        let words = "illegal base64 data at input byte 2";
+        let undecodable = (Failing, Some(Failure::UndecodableSecret));
+        check(&waiting("app", words, words), &[], [undecodable, nothing]);
     }
 
     #[test]

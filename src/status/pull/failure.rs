@@ -2,7 +2,7 @@
 //!
 //! The words are those of the kubelet, of containerd, CRI-O and the registries; all that are known stand with
 //! their class in `tests/data/kubelet-messages.yaml`. This file must not know the Pod: whether it holds a login
-//! at all is `report.rs` to say.
+//! at all is for `report.rs` to say.
 
 use serde::Serialize;
 

@@ -123,10 +123,13 @@ impl Mutation {
             self.source.kind, self.namespace, self.source.name
         );
         let title = printable(&title);
-        similar::TextDiff::from_lines(&before, &after)
-            .unified_diff()
-            .header(&title, &format!("{title} with pull secrets"))
-            .to_string()
+        if before == after {
+            return String::new();
+        }
+        let patch = diffy::create_patch(&before, &after).to_string();
+        // Its own first two lines would quote the title.
+        let hunks = patch.splitn(3, '\n').nth(2).unwrap_or_default();
+        format!("--- {title}\n+++ {title} with pull secrets\n{hunks}")
     }
 }
 

@@ -8,8 +8,7 @@ use super::helm::{KUBERNETES, objects, output, root, tool};
 /// Compares a file of the repository with what it should be.
 fn same(file: &str, now: &str, recipe: &str) {
     let kept = fs::read_to_string(root().join(file)).unwrap();
-    let diff = similar::TextDiff::from_lines(kept.as_str(), now);
-    let diff = diff.unified_diff().header("kept", "now").to_string();
+    let diff = diffy::create_patch(&kept, now);
     assert!(
         kept == now,
         "{file} is out of date: run `make {recipe}`\n{diff}"

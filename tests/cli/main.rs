@@ -49,8 +49,7 @@ fn check_file(file: &Path, found: &str) {
         return;
     }
     let expected = std::fs::read_to_string(file).unwrap_or_default();
-    let diff = similar::TextDiff::from_lines(expected.as_str(), found);
-    let diff = diff.unified_diff().header("expected", "found").to_string();
+    let diff = diffy::create_patch(&expected, found);
     let file = file.display();
     assert!(
         expected == found,

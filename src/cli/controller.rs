@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::webhook::HUNG_READ_MAX;
 use crate::cluster::client::Connection;
 use crate::controller::{CertificateMode, Config, Controller};
 use crate::logging;
@@ -140,7 +141,7 @@ fn serve(args: ControllerArgs) -> Result<(), Box<dyn std::error::Error>> {
         .worker_threads(1)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let signals = Signals::catch()?;
         let (stopper, stop) = shutdown::channel();
         let connection = Connection::infer().await?;
@@ -154,7 +155,9 @@ fn serve(args: ControllerArgs) -> Result<(), Box<dyn std::error::Error>> {
         }
         tracing::info!("ended");
         Ok(())
-    })
+    });
+    runtime.shutdown_timeout(HUNG_READ_MAX);
+    served
 }
 
 #[cfg(test)]

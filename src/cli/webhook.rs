@@ -17,7 +17,7 @@ const WORKER_THREADS_MAX: usize = 4;
 
 /// Longest wait, at the very end, for a file that is still being read: a hung mount must not keep the
 /// process alive.
-const HUNG_READ_MAX: Duration = Duration::from_millis(500);
+pub(super) const HUNG_READ_MAX: Duration = Duration::from_millis(500);
 
 /// Answer AdmissionReviews over TLS: the mutating webhook
 ///

@@ -3,6 +3,7 @@
 //! The one place of delivery that reads the wall clock, because a token says by that when it ends; what is made
 //! of it is a span of time. This file must not know when to ask again.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -76,10 +77,23 @@ impl Programs {
                 "it gave an identity token, which no kubelet can use as a password".to_owned(),
             );
         }
-        let logins = logins.iter().map(|(key, login)| (key.clone(), login));
+        let mut logins_by_key = BTreeMap::new();
+        for (key, login) in &logins {
+            let other = logins_by_key.insert(key.clone(), login);
+            if other.is_some_and(|other| !other.is_same_account(login)) {
+                return Err(
+                    "it gave two logins for one registry key: make a pull secret for each image"
+                        .to_owned(),
+                );
+            }
+        }
         let kind = SecretType::DockerConfigJson;
-        let bytes = payload(logins).into_bytes();
-        let lifetime = lifetime.min(until_expiry(kind, &bytes));
+        let bytes = payload(logins_by_key).into_bytes();
+        let left = until_expiry(kind, &bytes);
+        if left.is_zero() {
+            return Err("it gave a token that has ended already".to_owned());
+        }
+        let lifetime = lifetime.min(left);
         Ok(Answer {
             payload: Payload::new(kind, &bytes)?.into(),
             lifetime,
@@ -109,7 +123,9 @@ impl Programs {
             }
             let answer = provider.ask(api_version, image).await?;
             answered.push((answer.scope, image));
-            lifetime = lifetime.min(answer.cache_duration.unwrap_or(default));
+            // Nothing means that a kubelet keeps no answer, not that the login ends at once.
+            let says = answer.cache_duration.filter(|says| !says.is_zero());
+            lifetime = lifetime.min(says.unwrap_or(default));
             for (key, login) in answer.logins {
                 logins.push((key.clone(), self::login(&key, login)));
             }
@@ -225,8 +241,8 @@ mod tests {
             (r#""cacheKeyType":"Global","cacheDuration":null"#, 600),
             (r#""cacheKeyType":"Image""#, 600),
             (r#""cacheKeyType":"Image","cacheDuration":"1m30.5s""#, 90),
-            (r#""cacheKeyType":"Image","cacheDuration":"0s""#, 0),
-            (r#""cacheKeyType":"Image","cacheDuration":"-5s""#, 0),
+            (r#""cacheKeyType":"Image","cacheDuration":"0s""#, 600),
+            (r#""cacheKeyType":"Image","cacheDuration":"-5s""#, 600),
         ] {
             let found = ask(&exec(&answering(rest, LOGIN), &["a.io"])).await;
             assert_eq!(found, Ok((expected.to_owned(), seconds)), "{rest}");
@@ -236,17 +252,37 @@ mod tests {
     #[tokio::test]
     async fn scenario_52_a_token_that_says_when_it_ends_is_believed() {
         use base64::Engine as _;
-        let end = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs()
-            + 100;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let end = now.as_secs() + 100;
         let claims = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{end}}}"#));
         let header = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#);
         let auth = format!(r#"{{"r.io":{{"username":"u","password":"{header}.{claims}.x"}}}}"#);
         let script = answering(r#""cacheKeyType":"Image","cacheDuration":"1h""#, &auth);
         let (_, seconds) = ask(&exec(&script, &["r.io"])).await.unwrap();
         assert!((90..=100).contains(&seconds), "{seconds}");
+        let claims = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(r#"{"exp":1000}"#);
+        let auth = format!(r#"{{"r.io":{{"username":"u","password":"{header}.{claims}.x"}}}}"#);
+        let ended = answering(r#""cacheKeyType":"Image","cacheDuration":"1h""#, &auth);
+        let ended = ask(&exec(&ended, &["r.io"])).await.unwrap_err();
+        assert_eq!(ended, "it gave a token that has ended already");
+    }
+
+    #[tokio::test]
+    async fn two_logins_for_one_key_are_no_answer() {
+        let login = |user: &str| format!(r#"{{"r.io":{{"username":"{user}","password":"p"}}}}"#);
+        let image = r#""cacheKeyType":"Image""#;
+        let images = ["r.io/a", "r.io/b"];
+        let (a, b) = (answering(image, &login("a")), answering(image, &login("b")));
+        let (a, b) = (
+            a.replace("cat >/dev/null; ", ""),
+            b.replace("cat >/dev/null; ", ""),
+        );
+        let each = format!("if grep -q r.io/a; then {a}; else {b}; fi");
+        let found = ask(&exec(&each, &images)).await.unwrap_err();
+        let expected = "it gave two logins for one registry key: make a pull secret for each image";
+        assert_eq!(found, expected);
+        let same = answering(image, &login("a"));
+        assert!(ask(&exec(&same, &images)).await.is_ok());
     }
 
     #[tokio::test]

@@ -49,8 +49,12 @@ impl State {
         })
     }
 
-    /// Notes an answer. Gives whether that is news.
+    /// Notes an answer, unless something else is asked by now. Gives whether that is news.
     pub fn answer(&mut self, name: &Arc<str>, question: Question, result: ProbeResult) -> bool {
+        let is_current = |(of, current): (&Arc<str>, Question)| of == name && current == question;
+        if !self.questions().any(is_current) {
+            return false;
+        }
         let answered = Answered {
             hash: question.payload.hash,
             probe: question.probe,

@@ -80,7 +80,14 @@ fn to_origin(request: Request<()>) -> Result<Request<Empty<Bytes>>, CallError> {
     let authority = head.uri.authority().map(|authority| authority.as_str());
     let host = HeaderValue::try_from(authority.unwrap_or_default()).map_err(other)?;
     let path = head.uri.path_and_query().map(|path| path.as_str());
-    head.uri = Uri::try_from(path.unwrap_or("/")).map_err(other)?;
+    // Of `https://HOST?QUERY` it is the query alone.
+    let path = path.filter(|path| path.starts_with('/'));
+    let path = match (path, head.uri.query()) {
+        (Some(path), _) => path.to_owned(),
+        (None, Some(query)) => format!("/?{query}"),
+        (None, None) => "/".to_owned(),
+    };
+    head.uri = Uri::try_from(path).map_err(other)?;
     head.headers.insert(HOST, host);
     Ok(Request::from_parts(head, Empty::new()))
 }
@@ -123,8 +130,12 @@ mod tests {
 
     /// Asks a server that answers whatever comes with `answer`; also gives what came.
     async fn asked(answer: &str) -> (Result<Response<Vec<u8>>, CallError>, String) {
+        asked_for("/v2/?a=b", answer).await
+    }
+
+    async fn asked_for(what: &str, answer: &str) -> (Result<Response<Vec<u8>>, CallError>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/v2/?a=b", listener.local_addr().unwrap());
+        let url = format!("http://{}{what}", listener.local_addr().unwrap());
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut came = vec![0; 1024];
@@ -148,6 +159,18 @@ mod tests {
         let answer = answer.unwrap();
         assert_eq!(answer.status().as_u16(), 302);
         assert!(answer.body().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_path_has_the_shortest() {
+        for (what, path) in [("", "/"), ("/", "/"), ("?a=b", "/?a=b"), ("/x", "/x")] {
+            let (answer, came) = asked_for(what, "HTTP/1.1 200 OK\r\n\r\n").await;
+            assert!(answer.is_ok(), "{what}");
+            assert!(
+                came.starts_with(&format!("GET {path} HTTP/1.1\r\n")),
+                "{came}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -25,6 +25,8 @@ const LIFETIME_MIN: Duration = Duration::from_secs(15);
 /// What holds longer is asked for again after this nevertheless: whoever took the right to it away is heard of
 /// within a day.
 const LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// What holds longer than a clock can count is taken to hold a year.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Longest first pause after a failure; doubles.
 const RETRY_MIN: Duration = Duration::from_secs(2);
 /// Longest pause after failures: what is repaired is seen within a minute.
@@ -77,9 +79,11 @@ pub(super) async fn follow<A: Future<Output = Result<Answer, String>>>(
         let pause = match answer {
             Ok(answer) => {
                 pauses = pauses_between(RETRY_MIN, RETRY_MAX);
-                let lifetime = answer.lifetime.clamp(LIFETIME_MIN, LIFETIME_MAX);
-                held.renew(answer.payload, Instant::now() + lifetime);
-                refresh_after(lifetime)
+                let lifetime = answer.lifetime.max(LIFETIME_MIN);
+                let now = Instant::now();
+                let end = now.checked_add(lifetime).unwrap_or(now + FOR_EVER);
+                held.renew(answer.payload, end);
+                refresh_after(lifetime.min(LIFETIME_MAX))
             }
             Err(reason) => {
                 held.fail(reason);
@@ -198,6 +202,20 @@ mod tests {
             pauses.iter().any(|pause| *pause != pauses[0]),
             "{pauses:?} have no jitter"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_holds_for_a_month_is_used_for_a_month() {
+        let ask = async |count| match count {
+            1 => answer("p", 30 * 24 * 3600),
+            _ => Err("no".to_owned()),
+        };
+        let (_, told) = follow_for(31 * 24 * 3600, ask).await;
+        let (end, text) = told
+            .iter()
+            .find(|(_, text)| text.starts_with("bad"))
+            .unwrap();
+        assert_eq!((*end, text.as_str()), (30 * 24 * 3600, "bad: no"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,6 +48,9 @@ pub(super) struct Prober {
     pub(super) panics: IntCounter,
 }
 
+/// How long authorities may take to be read; a few files of a node's disk take milliseconds.
+const READ_MAX: Duration = Duration::from_secs(5);
+
 /// Whom to trust.
 pub(super) struct Authorities {
     /// PEM files, and directories of them.
@@ -193,7 +196,14 @@ impl Authorities {
             let pem = read_all(&paths)?;
             trust(&pem).map_err(|error| error.to_string())
         });
-        let trust = read.await.unwrap_or_else(|error| Err(error.to_string()));
+        // One that hangs is not waited for, and not begun again with each question.
+        let trust = match timeout(READ_MAX, read).await {
+            Ok(read) => read.unwrap_or_else(|error| Err(error.to_string())),
+            Err(_) => Err(format!(
+                "--registry-ca cannot be read within {} s",
+                READ_MAX.as_secs()
+            )),
+        };
         self.read = Some((Instant::now(), trust.clone()));
         trust
     }

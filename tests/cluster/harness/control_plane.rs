@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -292,9 +293,16 @@ pub(crate) fn free_address() -> SocketAddr {
 }
 
 /// An address with this IP nobody listens on.
+///
+/// Each port is given once, and from below those that the kernel gives by itself (32768 and up): nobody else
+/// gets it between now and its use.
 pub(crate) fn free_address_on(ip: impl Into<IpAddr>) -> SocketAddr {
-    let listener = TcpListener::bind((ip.into(), 0)).expect("a port is free");
-    listener
-        .local_addr()
-        .expect("a bound socket has an address")
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    let ip = ip.into();
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind((ip, port)).is_ok() {
+            return (ip, port).into();
+        }
+    }
 }

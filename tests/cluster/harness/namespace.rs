@@ -48,6 +48,10 @@ impl<'a> Namespace<'a> {
         wait_for("the default ServiceAccount exists", HAPPY, || {
             namespace.get("serviceaccounts", "default")
         });
+        // Or the kubelet says that it cannot mount it, and tries again.
+        wait_for("the API server's CA is there", HAPPY, || {
+            namespace.get("configmaps", "kube-root-ca.crt")
+        });
         namespace
     }
 
@@ -197,9 +201,11 @@ impl<'a> Namespace<'a> {
     /// Holds that the kubelet has pulled for a Pod, and never failed to.
     #[track_caller]
     pub(crate) fn assert_pulled_without_a_failure(&self, pod: &str) {
-        let events = self.events_text(pod);
-        assert!(events.contains("Pulled: "), "{pod}: {events}");
-        assert!(!events.contains("Failed: "), "{pod}: {events}");
+        wait_for(&format!("{pod} says what it pulled"), HAPPY, || {
+            let events = self.events_text(pod);
+            assert!(!events.contains("Failed: "), "{pod}: {events}");
+            events.contains("Pulled: ").then_some(()).ok_or(events)
+        });
     }
 
     /// Waits until the kubelet has given up on an image of a Pod for the first time, and gives the

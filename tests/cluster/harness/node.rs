@@ -260,6 +260,8 @@ conf_dir = "{cni}"
             "containerRuntimeEndpoint": format!("unix://{}", self.socket().display()),
             "enforceNodeAllocatable": [],
             "evictionHard": {"memory.available": "1Mi", "nodefs.available": "1Mi"},
+            // Images stay, however full the machine's disk is.
+            "imageGCHighThresholdPercent": 100,
             "failCgroupV1": false,
             "failSwapOn": false,
             "healthzPort": 0,

@@ -316,7 +316,7 @@ fn fight(cluster: &Cluster) {
 
 fn rotation(cluster: &Cluster) {
     let installation = Installation::create(cluster, "rotation", RULES);
-    let _controller = installation.settled(&["--rotation-wait", "2"]);
+    let _controller = installation.settled(&["--rotation-wait", "8"]);
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let looks = scope.spawn(|| look_on(&installation, &is_over));
@@ -357,7 +357,9 @@ fn rotation(cluster: &Cluster) {
 fn look_on(installation: &Installation<'_>, is_over: &AtomicBool) -> (usize, usize, usize) {
     let (mut looks, mut leaves, mut bundles) = (0, Vec::new(), Vec::new());
     let mut before: Option<(String, String)> = None;
-    while !is_over.load(Ordering::Relaxed) {
+    loop {
+        // What begins after the end sees the last bundle.
+        let is_last = is_over.load(Ordering::Relaxed);
         let leaf = installation.entry(TLS, "tls.crt").unwrap();
         let bundle = installation.bundle().unwrap();
         installation.accepts(&leaf, &bundle).unwrap();
@@ -373,6 +375,9 @@ fn look_on(installation: &Installation<'_>, is_over: &AtomicBool) -> (usize, usi
             bundles.push(bundle.clone());
         }
         before = Some((leaf, bundle));
+        if is_last {
+            break;
+        }
     }
     (looks, leaves.len(), bundles.len())
 }

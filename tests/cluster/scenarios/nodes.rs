@@ -48,9 +48,15 @@ fn logins_of_the_node(cluster: &Cluster) {
     let image = own();
     falls_back.create_object("pods", &pod_on(&node.name, "app", &[("app", &image)]));
 
-    assert_eq!(pull_secrets_of(&namespace.running("both")), ["alpha"]);
+    assert_eq!(
+        pull_secrets_of(&namespace.running_within("both", NEW_NODE)),
+        ["alpha"]
+    );
     namespace.assert_pulled_without_a_failure("both");
-    assert_eq!(pull_secrets_of(&falls_back.running("app")), ["stale"]);
+    assert_eq!(
+        pull_secrets_of(&falls_back.running_within("app", NEW_NODE)),
+        ["stale"]
+    );
     falls_back.assert_pulled_without_a_failure("app");
     // The injected login came first, or nobody would have asked with it.
     assert!(kit.tokens.has_refused(&stale.user));
@@ -92,7 +98,7 @@ fn replaced(cluster: &Cluster) {
     node.preload(&image, &account.user, &account.password);
     let hidden = Namespace::create(cluster, "hidden", "none");
     hidden.create_object("pods", &pod_on(&node.name, "app", &[("app", &image)]));
-    hidden.running("app");
+    hidden.running_within("app", NEW_NODE);
     let before = until_running(&namespace, &[]);
     let pulls = images.each_ref().map(|image| pulls_of(&namespace, image));
 

@@ -167,7 +167,7 @@ pub(super) fn other(error: impl ToString) -> CallError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::http::limits::Limits;
     use crate::http::server::{Bound, ServerMetrics};
@@ -190,8 +190,8 @@ mod tests {
         ca.issue(&[name], SystemTime::now(), LEAF_LIFETIME).unwrap()
     }
 
-    /// Serves `POST /mutate` with this certificate, asks it with `bundle`, and gives what came of it.
-    async fn asked(leaf: &PemPair, bundle: &str) -> Result<u16, CallError> {
+    /// A socket of the loopback that TLS clients find this certificate at.
+    pub(crate) async fn bound(leaf: &PemPair) -> Bound {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let tls = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -204,7 +204,12 @@ mod tests {
             .unwrap();
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let bound = Bound::bind(any_port, Some(Arc::new(tls)), Limits::default()).await;
-        let bound = bound.unwrap();
+        bound.unwrap()
+    }
+
+    /// Serves `POST /mutate` with this certificate, asks it with `bundle`, and gives what came of it.
+    async fn asked(leaf: &PemPair, bundle: &str) -> Result<u16, CallError> {
+        let bound = bound(leaf).await;
         let address = bound.local_addr();
         let metrics = ServerMetrics {
             connections: IntGauge::new("connections", "Open").unwrap(),

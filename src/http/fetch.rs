@@ -79,15 +79,10 @@ fn to_origin(request: Request<()>) -> Result<Request<Empty<Bytes>>, CallError> {
     let (mut head, ()) = request.into_parts();
     let authority = head.uri.authority().map(|authority| authority.as_str());
     let host = HeaderValue::try_from(authority.unwrap_or_default()).map_err(other)?;
-    let path = head.uri.path_and_query().map(|path| path.as_str());
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     // Of `https://HOST?QUERY` it is the query alone.
-    let path = path.filter(|path| path.starts_with('/'));
-    let path = match (path, head.uri.query()) {
-        (Some(path), _) => path.to_owned(),
-        (None, Some(query)) => format!("/?{query}"),
-        (None, None) => "/".to_owned(),
-    };
-    head.uri = Uri::try_from(path).map_err(other)?;
+    let root = if path.starts_with('/') { "" } else { "/" };
+    head.uri = Uri::try_from(format!("{root}{path}")).map_err(other)?;
     head.headers.insert(HOST, host);
     Ok(Request::from_parts(head, Empty::new()))
 }

@@ -249,13 +249,11 @@ mod tests {
     use base64::Engine as _;
     use base64::prelude::BASE64_STANDARD;
     use prometheus::IntGauge;
-    use rustls::ServerConfig;
-    use rustls::crypto::aws_lc_rs;
 
     use crate::delivery::state::tests::{set_source, state};
-    use crate::http::limits::Limits;
+    use crate::http::client::tests::bound;
     use crate::http::server::{Bound, ServerMetrics};
-    use crate::pki::{self, CertificateAuthority, LEAF_LIFETIME};
+    use crate::pki::{CertificateAuthority, LEAF_LIFETIME};
     use crate::shutdown;
 
     fn names(schedule: &mut Schedule, now: Instant) -> Vec<Arc<str>> {
@@ -302,20 +300,8 @@ mod tests {
             let authority = CertificateAuthority::generate(std::time::SystemTime::now()).unwrap();
             let now = std::time::SystemTime::now();
             let leaf = authority.issue(&["localhost"], now, LEAF_LIFETIME).unwrap();
-            let provider = Arc::new(aws_lc_rs::default_provider());
-            let tls = ServerConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(
-                    pki::parse_chain(leaf.certificates.as_bytes()).unwrap(),
-                    pki::parse_key(leaf.key.as_bytes()).unwrap(),
-                )
-                .unwrap();
-            let any_port = ([127, 0, 0, 1], 0).into();
-            let bound = Bound::bind(any_port, Some(Arc::new(tls)), Limits::default()).await;
             Self {
-                bound: bound.unwrap(),
+                bound: bound(&leaf).await,
                 authority,
                 asked: Arc::default(),
             }

@@ -174,6 +174,13 @@ impl<'a> Installation<'a> {
         }
     }
 
+    /// A Lease of this name, which somebody holds or has held.
+    pub(crate) fn lease(&self, name: &str) -> Value {
+        let namespace = &self.namespace.name;
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}");
+        self.cluster.api.get(&path).expect("the Lease is there")
+    }
+
     /// One entry of a Secret as text.
     ///
     /// # Errors

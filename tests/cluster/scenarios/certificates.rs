@@ -430,9 +430,7 @@ fn killed(cluster: &Cluster) {
 fn ended(cluster: &Cluster) {
     let installation = Installation::create(cluster, "ended", RULES);
     let (first, second) = pair(&installation);
-    let name = &installation.namespace.name;
-    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{name}/leases/{LEASE}");
-    let lease = cluster.api.get(&path).unwrap();
+    let lease = installation.lease(LEASE);
     assert!(lease["spec"]["holderIdentity"].is_string(), "{lease}");
     assert_eq!(
         lease["metadata"]["ownerReferences"][0]["kind"],
@@ -443,7 +441,7 @@ fn ended(cluster: &Cluster) {
         first.exit_code().ok_or_else(|| first.log())
     });
     assert_eq!(code, 0, "{}", first.log());
-    let lease = cluster.api.get(&path).unwrap();
+    let lease = installation.lease(LEASE);
     assert_eq!(lease["spec"]["holderIdentity"], Value::Null, "{lease}");
     takes_over(&second);
 }

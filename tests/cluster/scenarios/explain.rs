@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::status::{ask, create_deployment};
+use super::status::{ask, create_deployment, deployment};
 use crate::harness::cluster::Cluster;
 use crate::harness::delivery::Delivery;
 use crate::harness::namespace::{
@@ -260,20 +260,12 @@ fn pods(team: &Namespace<'_>) -> Result<BTreeMap<String, String>, String> {
     Ok(named.collect())
 }
 
-fn deployment(image: &str) -> Value {
-    let labels = json!({"app": "web"});
-    let mut template = pod("web", &[("app", image)]);
-    json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "web"},
-        "spec": {
-            "replicas": 2,
-            "strategy": {"rollingUpdate": {"maxSurge": 2, "maxUnavailable": 0}},
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": template["spec"].take()},
-        },
-    })
+/// A Deployment of two Pods that takes none away before its successor runs.
+fn careful_deployment(image: &str) -> Value {
+    let mut deployment = deployment(image);
+    deployment["spec"]["replicas"] = json!(2);
+    deployment["spec"]["strategy"] = json!({"rollingUpdate": {"maxSurge": 2, "maxUnavailable": 0}});
+    deployment
 }
 
 fn recovery(cluster: &Cluster) {
@@ -281,7 +273,7 @@ fn recovery(cluster: &Cluster) {
     let team = &trial.team;
     let kit = cluster.registries();
     // Two run; two newer ones wait for an image, and nobody may go below two.
-    let public = deployment(&kit.fresh_public("recover/web")).to_string();
+    let public = careful_deployment(&kit.fresh_public("recover/web")).to_string();
     team.kubectl(&["apply", "-f", "-"], &public);
     team.kubectl(
         &["rollout", "status", "deployment/web", "--timeout=60s"],
@@ -293,7 +285,10 @@ fn recovery(cluster: &Cluster) {
     });
     team.kubectl(&["create", "-f", "-"], &budget.to_string());
     let private = kit.fresh(ALPHA.host, "recover/web");
-    team.kubectl(&["apply", "-f", "-"], &deployment(&private).to_string());
+    team.kubectl(
+        &["apply", "-f", "-"],
+        &careful_deployment(&private).to_string(),
+    );
     team.create_object("pods", &pod("alone", &[("app", &private)]));
     trial.make_rule();
     let recover = |words: &[&str]| ask(cluster, &trial.delivery, words);

@@ -238,12 +238,9 @@ fn two_leaders(cluster: &Cluster) {
         "two controllers: {} writes of copies, {} of the index",
         written.0, written.1
     );
-    let leases = [LEASE, OTHER_LEASE].map(|name| {
-        let namespace = &delivery.own().name;
-        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}");
-        cluster.api.get(&path).expect("it is held")["spec"]["holderIdentity"].clone()
-    });
-    assert_ne!(leases[0], leases[1], "then they are not two");
+    let [one, other] = [LEASE, OTHER_LEASE].map(|name| delivery.installation.lease(name));
+    let holder = |lease: &Value| lease["spec"]["holderIdentity"].clone();
+    assert_ne!(holder(&one), holder(&other), "then they are not two");
 }
 
 /// The wall clock jumps an hour forward, and two back: whoever leads goes on leading and delivering.
@@ -252,11 +249,7 @@ fn stepped(cluster: &Cluster) {
     let delivery = Delivery::of_regcred_with_clock(cluster, &clock);
     let made = namespaces(&delivery, "stepped");
     until_all_hold(&delivery, &made, "first");
-    let lease = || {
-        let namespace = &delivery.own().name;
-        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{LEASE}");
-        cluster.api.get(&path).expect("it is held")["spec"].clone()
-    };
+    let lease = || delivery.installation.lease(LEASE)["spec"].clone();
     let held = lease();
     for (hours, password) in [(1, "second"), (-1, "third")] {
         clock.set(hours * 3600);

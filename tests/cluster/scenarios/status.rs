@@ -94,7 +94,8 @@ fn until(
     })
 }
 
-fn deployment(image: &str) -> Value {
+/// A Deployment `web` with one Pod of this image.
+pub(super) fn deployment(image: &str) -> Value {
     let labels = json!({"app": "web"});
     let mut template = pod("web", &[("app", image)]);
     json!({

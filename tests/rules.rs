@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 use proptest::prelude::*;
 use pullpass::image::ImageRef;
 use pullpass::rules::config::{
-    CONFIG_MAP_RULES_BYTES_MAX, FILE_RULES_BYTES_MAX, NamespaceFilter, PATTERNS_MAX, RuleConfig,
+    CONFIG_MAP_RULES_BYTES_MAX, FILE_RULES_BYTES_MAX, PATTERNS_MAX, RuleConfig,
 };
+use pullpass::rules::namespace::NamespaceFilter;
 use pullpass::rules::ruleset::RuleIds;
 use pullpass::rules::{Mode, RegistryPattern, RuleId, RulesConfig, Ruleset, load};
 

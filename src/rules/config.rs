@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::diagnostics::{Collector, Diagnostic, Diagnostics};
+use super::namespace::NamespaceFilter;
 use super::pattern::RegistryPattern;
 use super::selector::LabelSelector;
 use super::yaml::Tree;
@@ -208,17 +209,6 @@ pub enum Adopt {
         /// Label value.
         value: String,
     },
-}
-
-/// Globs and labels that choose namespaces; by default all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NamespaceFilter {
-    /// Globs on the namespace's name; `None`: every namespace.
-    pub include: Option<Vec<String>>,
-    /// Globs that take namespaces out again.
-    pub exclude: Vec<String>,
-    /// ANDed with the globs; `None` if absent or empty.
-    pub selector: Option<LabelSelector>,
 }
 
 /// One entry of `rules`.

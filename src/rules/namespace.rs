@@ -9,14 +9,24 @@
 
 use std::fmt;
 
-use super::config::NamespaceFilter;
 use super::glob;
 use super::selector::{LabelSelector, Labels, Requirement};
 
 /// Namespaces that a permission covers only where they are written out literally.
 pub const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
-/// Compiled globs and labels that choose namespaces.
+/// Globs and labels that choose namespaces; by default all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceFilter {
+    /// Globs on the namespace's name; `None`: every namespace.
+    pub include: Option<Vec<String>>,
+    /// Globs that take namespaces out again.
+    pub exclude: Vec<String>,
+    /// ANDed with the globs; `None` if absent or empty.
+    pub selector: Option<LabelSelector>,
+}
+
+/// A [`NamespaceFilter`], compiled.
 #[derive(Debug)]
 pub struct NamespaceMatcher {
     /// `None`: nothing is written. The common case, and small.

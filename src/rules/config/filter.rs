@@ -1,11 +1,10 @@
 //! Reads what chooses namespaces and Pods: globs with their excludes, and LabelSelectors.
 
 use crate::rules::diagnostics::Diagnostic;
-use crate::rules::namespace::Names;
+use crate::rules::namespace::{Names, NamespaceFilter};
 use crate::rules::selector::{LabelSelector, Operator, Requirement};
 use crate::rules::yaml::{Kind, Node};
 
-use super::NamespaceFilter;
 use super::names::{LABEL_KEY, LABEL_VALUE, NAMESPACE_GLOB};
 use super::reader::{Choice, Reader, Text};
 

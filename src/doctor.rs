@@ -28,10 +28,8 @@ mod sound;
 mod trial;
 mod trouble;
 
-pub use access::Right;
-pub use facts::Facts;
+pub use facts::{Facts, Plan, Right, Trial};
 pub use fetch::{Asked, fetch};
-pub use trial::{Plan, Trial};
 
 /// What one check has to say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -3,29 +3,10 @@
 //! The webhook is what the network talks to, so it can write nothing, and read no Secret but its own
 //! certificate.
 
-use super::facts::{Facts, Names, Target};
+use super::facts::{Facts, Names, Right, Target};
 use super::{Finding, or_sound};
 
 const CHECK: &str = "access";
-
-/// A question for the API server, and the answer that is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Right {
-    /// The ServiceAccount, in pullpass's namespace.
-    pub account: String,
-    /// `get`, `list`, …
-    pub verb: &'static str,
-    /// API group; empty for the core.
-    pub group: &'static str,
-    /// Plural resource.
-    pub resource: &'static str,
-    /// Only this object; `None`: any.
-    pub name: Option<String>,
-    /// Only this namespace; `None`: cluster-wide.
-    pub namespace: Option<String>,
-    /// Whether the account needs it, or must not have it.
-    pub needed: bool,
-}
 
 const ADMISSION: &str = "admissionregistration.k8s.io";
 /// A watch begins with a list.

@@ -6,8 +6,6 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::Finding;
-use super::access::Right;
-use super::trial::Trial;
 use crate::http::client::CallError;
 use crate::installation::workloads::{Deployment, Pod};
 pub use crate::installation::{
@@ -58,6 +56,45 @@ pub struct Replica {
     pub ready: Looked<String>,
     /// `/metrics`; of the webhook's Pods only.
     pub metrics: Looked<String>,
+}
+
+/// What a dry run tries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The only image of the Pod.
+    pub image: String,
+    /// Pull secrets that the rules add to it, if all is well with their credentials.
+    pub expected: Vec<String>,
+}
+
+/// What came of a dry run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    /// What was tried.
+    pub plan: Plan,
+    /// The pull secrets of the Pod that would have been created, or the API server's refusal.
+    pub created: Looked<Result<Vec<String>, String>>,
+    /// How many calls the API server has passed over, before and after, if both could be read.
+    pub fail_open: Option<(f64, f64)>,
+}
+
+/// A question for the API server, and the answer that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Right {
+    /// The ServiceAccount, in pullpass's namespace.
+    pub account: String,
+    /// `get`, `list`, …
+    pub verb: &'static str,
+    /// API group; empty for the core.
+    pub group: &'static str,
+    /// Plural resource.
+    pub resource: &'static str,
+    /// Only this object; `None`: any.
+    pub name: Option<String>,
+    /// Only this namespace; `None`: cluster-wide.
+    pub namespace: Option<String>,
+    /// Whether the account needs it, or must not have it.
+    pub needed: bool,
 }
 
 /// Everything that was found.

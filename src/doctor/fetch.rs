@@ -13,11 +13,12 @@ use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::Value;
 
-use super::access::{self, Right};
+use super::access;
 use super::facts::{
-    Facts, Looked, Names, Proxied, Replica, Target, component_of, server_name, webhook_of,
+    Facts, Looked, Names, Plan, Proxied, Replica, Right, Target, Trial, component_of, server_name,
+    webhook_of,
 };
-use super::trial::{self, Plan, Trial};
+use super::trial;
 use crate::http::client::{CallError, call};
 use crate::installation::workloads::Pod;
 use crate::installation::{Answer, ApiServer, Chosen, Found};

@@ -9,8 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::access::all_right;
-use super::facts::{Facts, Looked, Names, Proxied, Replica};
-use super::trial::{Plan, Trial};
+use super::facts::{Facts, Looked, Names, Plan, Proxied, Replica, Trial};
 use crate::installation::workloads::Deployment;
 use crate::pki::{CertificateAuthority, LEAF_LIFETIME};
 pub(super) use crate::status::sound::RULES;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
-use super::facts::{Facts, Looked};
+use super::facts::{Facts, Plan, Trial};
 use super::trouble::Trouble;
 use super::{Finding, WEBHOOK};
 use crate::admission::{PodView, decide_pod};
@@ -27,26 +27,6 @@ const CHECK: &str = "admission";
 const NAME: &str = "pullpass-doctor";
 /// Series of the API server: calls of a webhook that failed and were passed over.
 const FAIL_OPEN: &str = "apiserver_admission_webhook_fail_open_count{";
-
-/// What is tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    /// The only image of the Pod.
-    pub image: String,
-    /// Pull secrets that the rules add to it, if all is well with their credentials.
-    pub expected: Vec<String>,
-}
-
-/// What came of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Trial {
-    /// What was tried.
-    pub plan: Plan,
-    /// The pull secrets of the Pod that would have been created, or the API server's refusal.
-    pub created: Looked<Result<Vec<String>, String>>,
-    /// How many calls the API server has passed over, before and after, if both could be read.
-    pub fail_open: Option<(f64, f64)>,
-}
 
 /// Makes up a Pod that the rules give a secret in this namespace; without such a one, any Pod.
 pub(super) fn plan(
@@ -193,6 +173,7 @@ fn logs(facts: &Facts) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::facts::Looked;
     use super::super::{Status, sound};
     use super::*;
     use crate::rules;

@@ -1,7 +1,7 @@
 //! What the API server's words about an unreachable webhook mean, and what to do about it.
 
-use super::facts::Names;
 use crate::http::client::CallError;
+use crate::installation::Names;
 
 /// Why a webhook cannot be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,11 @@
 //! Sources: apimachinery `util/validation` (`IsDNS1123Label`, `IsDNS1123Subdomain`,
 //! `IsQualifiedName`, `IsValidLabelValue`).
 
+use std::collections::HashMap;
+use std::ops::Range;
+
+use foldhash::fast::FixedState;
+
 use crate::rules::diagnostics::Diagnostic;
 use crate::rules::yaml::Node;
 
@@ -87,7 +92,29 @@ fn is_absolute(path: &str) -> bool {
     path.starts_with('/') && !path.ends_with('/') && !path.contains('\0')
 }
 
+/// Where names are first defined. Not seeded: whoever writes the rules may as well write slow ones.
+pub(super) type Names<'a> = HashMap<&'a str, Range<usize>, FixedState>;
+
 impl Reader<'_, '_> {
+    /// Whether a name is new among `names`; reports if not, and remembers it if so.
+    pub(super) fn check_unique<'a>(
+        &mut self,
+        names: &mut Names<'a>,
+        name: &Text<'a>,
+        what: &str,
+    ) -> bool {
+        let Some(first) = names.get(name.text) else {
+            names.insert(name.text, name.span.clone());
+            return true;
+        };
+        let related = format!("{what} \"{}\", first defined", name.text);
+        let message = format!("{what} \"{}\" is defined twice", name.text);
+        let diagnostic =
+            Diagnostic::new(name.span.clone(), message).related(first.clone(), related);
+        self.report(diagnostic.help("rename one of the two, or merge them"));
+        false
+    }
+
     /// A string of this syntax.
     pub(super) fn name<'a>(
         &mut self,

@@ -10,15 +10,12 @@ use crate::rules::matcher::{Builder, Hit};
 use crate::rules::pattern::RegistryPattern;
 use crate::rules::yaml::Node;
 
-use super::names::RULE;
+use super::names::{Names, RULE};
 use super::reader::{Choice, Reader, Text, did_you_mean};
 use super::secret::Secret;
 use super::{Deliver, Mode, PATTERNS_MAX, RuleConfig};
 
 const MODES: &[Choice<Mode>] = &[("Enforce", Mode::Enforce), ("Shadow", Mode::Shadow)];
-
-/// Where names are first defined. Not seeded: whoever writes the rules may as well write slow ones.
-pub(super) type Names<'a> = HashMap<&'a str, Range<usize>, FixedState>;
 
 /// The entries of `pullSecrets`, as rules find them.
 #[derive(Debug)]
@@ -237,24 +234,5 @@ impl Reader<'_, '_> {
             }
         }
         positions
-    }
-
-    /// Whether a name is new among `names`; reports if not, and remembers it if so.
-    pub(super) fn check_unique<'a>(
-        &mut self,
-        names: &mut Names<'a>,
-        name: &Text<'a>,
-        what: &str,
-    ) -> bool {
-        let Some(first) = names.get(name.text) else {
-            names.insert(name.text, name.span.clone());
-            return true;
-        };
-        let related = format!("{what} \"{}\", first defined", name.text);
-        let message = format!("{what} \"{}\" is defined twice", name.text);
-        let diagnostic =
-            Diagnostic::new(name.span.clone(), message).related(first.clone(), related);
-        self.report(diagnostic.help("rename one of the two, or merge them"));
-        false
     }
 }

@@ -8,9 +8,8 @@ use crate::rules::namespace;
 use crate::rules::yaml::{Kind, Node};
 
 use super::filter::owned;
-use super::names::{FILE, LABEL_KEY, LABEL_VALUE, NAMESPACE, SECRET, SERVICE_ACCOUNT};
+use super::names::{FILE, LABEL_KEY, LABEL_VALUE, NAMESPACE, Names, SECRET, SERVICE_ACCOUNT};
 use super::reader::{Choice, Reader, Text};
-use super::rule::Names;
 use super::{Adopt, Deliver, PULL_SECRETS_MAX, ProbeConfig, PullSecretConfig, Source};
 
 const DELIVER: &[Choice<Deliver>] = &[

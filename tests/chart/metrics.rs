@@ -113,3 +113,14 @@ fn the_service_monitor_finds_both_metrics_services() {
         assert_eq!(service["spec"]["clusterIP"], "None");
     }
 }
+
+#[test]
+fn the_page_of_metrics_lists_each_and_no_other() {
+    let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let listed: BTreeSet<String> = rows
+        .flat_map(|row| metrics(row).next())
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(listed, registered());
+}

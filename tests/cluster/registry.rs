@@ -89,12 +89,12 @@ pub(crate) const NEXUS_8082: Login = Login {
     password: "second port",
     hash: "$2y$04$pullpasstestregistry.useO9R2twC66gak4vrCv2S81YqpiXmAi",
 };
-/// A registry on a bare address with a port.
+/// A registry on a bare address with a port; its login is in one of the files that are imported.
 pub(crate) const LITERAL_ADDRESS: Login = Login {
     host: "10.39.0.12:5000",
     user: "janedoe",
-    password: "literal-address",
-    hash: "$2y$04$pullpasstestregistry.udZVo/GDFcCc1GgZFdLPtjG1LAAt4C6e",
+    password: "hunter2-c",
+    hash: "$2y$04$pullpasstestregistry.umOPLJRxuNw5.cKAAx.VsKme6a1L5q8S",
 };
 
 /// A registry that a trial starts for itself.
@@ -108,14 +108,25 @@ pub(crate) const PROBED: Login = Login {
 const TOKEN_HOSTS: &[&str] = &[
     "quay.io",
     "gcr.io",
+    "us.gcr.io",
     "ghcr.io",
+    "docker.pkg.github.com",
     "registry.cn-hangzhou.aliyuncs.com",
+    "registry-vpc.cn-hangzhou.aliyuncs.com",
+    "acme-registry.cn-shanghai.cr.aliyuncs.com",
     "123456789012.dkr.ecr.eu-west-1.amazonaws.com",
     "example.azurecr.io",
+    "token.azurecr.io",
+    "principal.azurecr.io",
     "harbor.example.com",
+    "registry.example.com",
+    "r.example.com:443",
     "my-private-registry.infra",
+    "my-registry.cn",
+    "10.39.0.118",
     "acme.tencentcloudcr.com",
     "de.icr.io",
+    "europe-docker.pkg.dev",
     "europe-west1-docker.pkg.dev",
     "nexus.example.com:8082",
     "registry.gitlab.com",

@@ -72,10 +72,8 @@ impl<'a> Delivery<'a> {
         start: impl FnOnce(&Installation<'a>) -> Controller,
         pull_secrets: &str,
     ) -> Self {
-        let rules = rules(&installation.namespace.name, pull_secrets);
-        let patch = json!({"data": {"rules.yaml": rules}});
-        let patched = installation.namespace.merge("configmaps", RULES, &patch);
-        patched.expect("the ConfigMap is there");
+        let namespace = &installation.namespace;
+        put_rules(namespace, &rules(&namespace.name, pull_secrets));
         let controller = start(&installation);
         // Or it would only stand in, and be cut off in a write when it is elected.
         controller.until_leading();
@@ -184,10 +182,12 @@ impl<'a> Delivery<'a> {
 
     /// Gives the rules these `pullSecrets`.
     pub(crate) fn set_pull_secrets(&self, pull_secrets: &str) {
-        let rules = rules(&self.own().name, pull_secrets);
-        let patch = json!({"data": {"rules.yaml": rules}});
-        let patched = self.own().merge("configmaps", RULES, &patch);
-        patched.expect("the ConfigMap is there");
+        self.set_rules(&rules(&self.own().name, pull_secrets));
+    }
+
+    /// Gives it these rules.
+    pub(crate) fn set_rules(&self, rules: &str) {
+        put_rules(self.own(), rules);
     }
 
     /// The namespace of the sources.
@@ -405,6 +405,13 @@ impl<'a> Product<'a> {
                 .ok_or_else(|| format!("{found:?}"))
         });
     }
+}
+
+/// Puts these rules where a controller of this namespace reads them.
+fn put_rules(namespace: &Namespace<'_>, rules: &str) {
+    let patch = json!({"data": {"rules.yaml": rules}});
+    let patched = namespace.merge("configmaps", RULES, &patch);
+    patched.expect("the ConfigMap is there");
 }
 
 /// Rules of these `pullSecrets` and, for each, one rule that injects it by what it covers.

@@ -285,6 +285,13 @@ pub(crate) fn pod(name: &str, containers: &[(&str, &str)]) -> Value {
     })
 }
 
+/// Such a Pod, bound to a node.
+pub(crate) fn bound_pod(node: &str, name: &str, containers: &[(&str, &str)]) -> Value {
+    let mut pod = pod(name, containers);
+    pod["spec"]["nodeName"] = json!(node);
+    pod
+}
+
 /// Such a Pod, but one that no scheduler takes: for trials that look at the API server's object only.
 pub(crate) fn unscheduled_pod(name: &str, containers: &[(&str, &str)]) -> Value {
     let mut pod = pod(name, containers);

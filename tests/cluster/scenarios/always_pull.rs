@@ -10,11 +10,13 @@ use crate::registry::{ALPHA, BETA};
 
 /// Adds to the plugins that are on by default.
 const FLAGS: &[&str] = &["--enable-admission-plugins=AlwaysPullImages"];
-/// Trials of Pods that start from what the node has, or fail for want of it, which the plugin forbids.
+/// Trials of Pods that start from what the node has, or fail for want of it, which the plugin forbids; and one with an
+/// API server of its own, without the plugin.
 const WITHOUT: &[&str] = &[
     "scenario_60_each_failure_is_explained",
     "scenario_17_cached_images_as_documented",
     "scenario_19_a_node_is_replaced",
+    "import_scenario_50_54_every_file_is_checked_delivered_and_pulled_with",
 ];
 
 /// The trials of every day that share the node, and one of the plugin itself. Those that are alone on the node

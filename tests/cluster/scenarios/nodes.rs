@@ -4,7 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
-use crate::harness::namespace::{Namespace, docker_config, pod, pull_secret, pull_secrets_of};
+use crate::harness::namespace::{
+    Namespace, bound_pod, docker_config, pod, pull_secret, pull_secrets_of,
+};
 use crate::harness::trials::Trials;
 use crate::harness::wait::{NEW_NODE, wait_for};
 use crate::harness::webhook::Injection;
@@ -16,13 +18,6 @@ pub(crate) fn register(trials: &mut Trials) {
         "scenario_18_logins_of_the_node_beside_injected_ones",
         logins_of_the_node,
     );
-}
-
-/// A Pod that is bound to a node.
-fn pod_on(node: &str, name: &str, containers: &[(&str, &str)]) -> Value {
-    let mut pod = pod(name, containers);
-    pod["spec"]["nodeName"] = json!(node);
-    pod
 }
 
 fn logins_of_the_node(cluster: &Cluster) {
@@ -38,7 +33,7 @@ fn logins_of_the_node(cluster: &Cluster) {
     let namespace = injection.namespace("both");
     let private = kit.fresh(ALPHA.host, "scenario-18/app");
     let containers = [("node", &*own()), ("injected", &*private)];
-    namespace.create_object("pods", &pod_on(&node.name, "both", &containers));
+    namespace.create_object("pods", &bound_pod(&node.name, "both", &containers));
     // On a node without that file.
     namespace.create_object("pods", &pod("elsewhere", &[("app", &own())]));
 
@@ -46,7 +41,7 @@ fn logins_of_the_node(cluster: &Cluster) {
     let injection = Injection::covering(cluster, &[secret]);
     let falls_back = injection.namespace("stale");
     let image = own();
-    falls_back.create_object("pods", &pod_on(&node.name, "app", &[("app", &image)]));
+    falls_back.create_object("pods", &bound_pod(&node.name, "app", &[("app", &image)]));
 
     assert_eq!(
         pull_secrets_of(&namespace.running_within("both", NEW_NODE)),
@@ -75,7 +70,7 @@ fn replaced(cluster: &Cluster) {
     let namespace = injection.namespace("replaced");
     let images = [ALPHA.host, BETA.host].map(|host| kit.fresh(host, "scenario-19/app"));
     let containers = [("a", &*images[0]), ("b", &*images[1])];
-    namespace.create_object("pods", &pod_on(&node.name, "bare", &containers));
+    namespace.create_object("pods", &bound_pod(&node.name, "bare", &containers));
     let labels = json!({"app": "web"});
     let deployment = json!({
         "apiVersion": "apps/v1",
@@ -86,7 +81,7 @@ fn replaced(cluster: &Cluster) {
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},
-                "spec": pod_on(&node.name, "web", &containers)["spec"],
+                "spec": bound_pod(&node.name, "web", &containers)["spec"],
             },
         },
     });
@@ -97,7 +92,7 @@ fn replaced(cluster: &Cluster) {
     let image = kit.fresh("quay.io", REPOSITORY);
     node.preload(&image, &account.user, &account.password);
     let hidden = Namespace::create(cluster, "hidden", "none");
-    hidden.create_object("pods", &pod_on(&node.name, "app", &[("app", &image)]));
+    hidden.create_object("pods", &bound_pod(&node.name, "app", &[("app", &image)]));
     hidden.running_within("app", NEW_NODE);
     let before = until_running(&namespace, &[]);
     let pulls = images.each_ref().map(|image| pulls_of(&namespace, image));

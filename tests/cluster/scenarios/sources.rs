@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::status;
 use crate::harness::cluster::Cluster;
-use crate::harness::controller::RULES;
 use crate::harness::delivery::{Delivery, Product, payload, secret};
 use crate::harness::namespace::{Namespace, docker_config, pod};
 use crate::harness::trials::Trials;
@@ -240,9 +239,7 @@ fn without_key(cluster: &Cluster) {
          rules: [{{name: internal, images: [registry.internal.example.com], pullSecrets: [regcred]}}]\n",
         delivery.own().name
     );
-    let patch = json!({"data": {"rules.yaml": rules}});
-    let patched = delivery.own().merge("configmaps", RULES, &patch);
-    patched.expect("the ConfigMap is there");
+    delivery.set_rules(&rules);
     product.until_injected(&namespace, INTERNAL, &["regcred"]);
 
     let trial = pod("trial", &[("app", INTERNAL)]).to_string();

@@ -423,10 +423,7 @@ fn cleanup_kept(cluster: &Cluster) {
          pullSecrets: [{{name: regcred, namespaces: [{}]}}]\nrules: []\n",
         teams[0].name
     );
-    let patch = json!({"data": {"rules.yaml": rules}});
-    let own = delivery.own();
-    let patched = own.merge("configmaps", RULES, &patch);
-    patched.expect("the ConfigMap is there");
+    delivery.set_rules(&rules);
     let said = ask(cluster, &delivery, &["cleanup", "--yes"]);
     assert_eq!(said.code, Some(1), "{}", said.text());
     assert!(exists(&teams[0], "regcred"));

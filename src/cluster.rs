@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod client;
+pub(crate) mod part;
 pub mod secret;
 pub mod watch;
 

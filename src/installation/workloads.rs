@@ -3,12 +3,11 @@
 //! Not the whole types: a Pod template has hundreds of fields, and code to read each of them.
 //! What is not named here is not read. Field names and defaults are those of apps/v1 and core/v1.
 
-use std::borrow::Cow;
-
-use k8s_openapi::NamespaceResourceScope;
-use kube::Resource;
+use k8s_openapi::api::{apps, core};
 use kube::api::ObjectMeta;
 use serde::Deserialize;
+
+use crate::cluster::part::part_of;
 
 /// An apps/v1 Deployment.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -139,39 +138,5 @@ pub struct Waiting {
     pub reason: Option<String>,
 }
 
-/// Says which resource of the API a type of this file is.
-macro_rules! resource {
-    ($type:ty, $group:literal, $kind:literal, $plural:literal) => {
-        impl Resource for $type {
-            type DynamicType = ();
-            type Scope = NamespaceResourceScope;
-
-            fn kind((): &()) -> Cow<'_, str> {
-                $kind.into()
-            }
-
-            fn group((): &()) -> Cow<'_, str> {
-                $group.into()
-            }
-
-            fn version((): &()) -> Cow<'_, str> {
-                "v1".into()
-            }
-
-            fn plural((): &()) -> Cow<'_, str> {
-                $plural.into()
-            }
-
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
-    };
-}
-
-resource!(Deployment, "apps", "Deployment", "deployments");
-resource!(Pod, "", "Pod", "pods");
+part_of!(apps::v1::Deployment, Deployment);
+part_of!(core::v1::Pod, Pod);

@@ -3,17 +3,15 @@
 //! They run in every replica, so that the next leader knows everything already. Watches of single names
 //! start and stop as the rules change. Nothing is decided here.
 
-use std::borrow::Cow;
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{
     LocalObjectReference, Namespace as NamespaceObject, Secret, ServiceAccount,
 };
 use kube::api::{ObjectMeta, PartialObjectMeta};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde::Deserialize;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
@@ -24,6 +22,7 @@ use super::board::{Board, Scope};
 use super::given;
 use super::queue::{Key, Lane};
 use crate::cluster::client::{ConnectError, Connection};
+use crate::cluster::part::part_of;
 use crate::cluster::watch::{Change, Followed, follow_each};
 use crate::cluster::{account, secret};
 use crate::delivery::source::Origin;
@@ -469,31 +468,4 @@ struct PodSpec {
     image_pull_secrets: Option<Vec<LocalObjectReference>>,
 }
 
-impl Resource for Pod {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Pod".into()
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "pods".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+part_of!(k8s_openapi::api::core::v1::Pod, Pod);

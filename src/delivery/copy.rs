@@ -6,11 +6,12 @@
 //! holds. This file must not remember data: hashes only.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use sha2::{Digest, Sha256};
 
 use crate::credential::{DockerConfig, SecretType};
+use crate::index::document::hex;
 use crate::rules::config::Adopt;
 
 /// The first label of a copy: key and value.
@@ -118,13 +119,6 @@ impl fmt::Debug for ContentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").ok();
-        text
-    })
 }
 
 /// A Secret as far as this room looks at it; borrowed, so that no payload is copied.

@@ -5,6 +5,7 @@
 //! which are ignored here; what changes meaning gets another [`VERSION`], which is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -149,9 +150,14 @@ pub enum IndexError {
 
 /// What makes two rules texts the same to an index: `sha256:` and hexadecimal digits.
 pub fn rules_hash(text: &str) -> String {
-    let digest = Sha256::digest(text);
-    digest.iter().fold("sha256:".to_owned(), |hash, byte| {
-        hash + &format!("{byte:02x}")
+    format!("sha256:{}", hex(&Sha256::digest(text)))
+}
+
+/// Two digits for each byte, in lower case.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").ok();
+        text
     })
 }
 

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::rules::config::{Adopt, Deliver, ProbeConfig, PullSecretConfig, RulesConfig, Source};
+use crate::rules::config::{Adopt, Deliver, ProbeConfig, PullSecretConfig, RulesConfig};
 use crate::rules::{Labels, NamespaceMatcher};
 
-use super::source::{Origin, SourceRef};
+use super::source::Origin;
 
 /// The pull secrets that are delivered, from one rules text. Those with `deliver: Never` are not here.
 #[derive(Debug)]
@@ -153,20 +153,11 @@ impl Entry {
         names.any(|name| name == "*" || name == account)
     }
 
-    fn new(secret: &PullSecretConfig, own_namespace: &Arc<str>) -> Self {
-        let origin = match &secret.source {
-            Source::Secret { namespace, secret } => Origin::Secret(SourceRef {
-                namespace: namespace
-                    .as_ref()
-                    .map_or_else(|| own_namespace.clone(), |namespace| (**namespace).into()),
-                name: (**secret).into(),
-            }),
-            given @ (Source::File { .. } | Source::Exec(_)) => Origin::Given(given.clone().into()),
-        };
+    fn new(secret: &PullSecretConfig, own_namespace: &str) -> Self {
         Self {
             name: (*secret.name).into(),
             secret_name: (*secret.secret_name).into(),
-            origin,
+            origin: Origin::of(&secret.source, own_namespace),
             deliver: secret.deliver,
             adopt: secret.adopt.clone(),
             probe: secret.probe.clone().map(Arc::new),

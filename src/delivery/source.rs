@@ -73,6 +73,19 @@ impl fmt::Debug for Payload {
     }
 }
 
+impl Origin {
+    /// What an entry says of it; without a namespace, a Secret is in `own_namespace`.
+    pub fn of(source: &Source, own_namespace: &str) -> Self {
+        match source {
+            Source::Secret { namespace, secret } => Self::Secret(SourceRef {
+                namespace: namespace.as_deref().unwrap_or(own_namespace).into(),
+                name: (**secret).into(),
+            }),
+            Source::File { .. } | Source::Exec(_) => Self::Given(source.clone().into()),
+        }
+    }
+}
+
 impl SourceSecret {
     /// Judges a Secret as a source.
     pub fn read(secret: &SecretView<'_>) -> Self {

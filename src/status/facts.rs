@@ -7,10 +7,11 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use serde::Serialize;
 
 use super::pods::FailingPod;
+use crate::delivery::source::Origin;
 use crate::delivery::{SourceRef, State};
 use crate::index::{Index, IndexDocument};
 use crate::installation::{Looked, Names};
-use crate::rules::config::{Deliver, PullSecretConfig, Source};
+use crate::rules::config::{Deliver, PullSecretConfig};
 use crate::rules::{RulesConfig, Ruleset};
 use crate::snapshot::{Namespaces, Snapshot};
 
@@ -114,17 +115,10 @@ impl Unseen {
 impl Facts {
     /// The Secret that an entry comes from, if somebody reads it.
     pub(super) fn source_of(&self, entry: &PullSecretConfig) -> Option<SourceRef> {
-        if entry.deliver == Deliver::Never {
-            return None;
+        match Origin::of(&entry.source, &self.names.namespace) {
+            Origin::Secret(source) if entry.deliver != Deliver::Never => Some(source),
+            _ => None,
         }
-        let Source::Secret { namespace, secret } = &entry.source else {
-            return None;
-        };
-        let namespace = namespace.as_ref().unwrap_or(&self.names.namespace);
-        Some(SourceRef {
-            namespace: namespace.as_str().into(),
-            name: secret.as_str().into(),
-        })
     }
 
     /// What a webhook that knows all this decides with.

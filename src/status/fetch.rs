@@ -380,8 +380,12 @@ impl<'a> Looking<'a> {
             let right = format!("get secrets/{} -n {}", source.name, source.namespace);
             let unseen = Unseen::of("", &right, &secret);
             let is_own = *self.facts.names.namespace == *source.namespace;
-            let read = secret.seen();
-            let read = read.map(|secret| (source.name.clone(), SourceSecret::read(&view(secret))));
+            let mut read = None;
+            let facts = secret.map(|secret| {
+                let secret = view(&secret);
+                let (_, content) = read.insert((source.name.clone(), SourceSecret::read(&secret)));
+                source_facts(&secret, content)
+            });
             match (&unseen, is_own) {
                 (None, true) => own.extend(read),
                 (None, false) => {
@@ -391,7 +395,6 @@ impl<'a> Looking<'a> {
                 (Some(_), _) => is_own_seen &= !is_own,
             }
             denied.extend(unseen.map(|unseen| (source.to_string(), unseen)));
-            let facts = secret.map(|secret| source_facts(&view(&secret)));
             self.facts.sources.insert(source, facts);
         }
         let denied = Unseen::together("sources, and whether copies are up to date", denied);
@@ -487,8 +490,8 @@ async fn named(
     listed.await.map(|()| copies)
 }
 
-/// What is said of a source.
-fn source_facts(secret: &SecretView<'_>) -> SourceFacts {
+/// What is said of a source that was read so.
+fn source_facts(secret: &SecretView<'_>, read: &SourceSecret) -> SourceFacts {
     let decoded = secret.kind().zip(secret.payload);
     let decoded = decoded.and_then(|(kind, payload)| DockerConfig::decode(kind, payload).ok());
     let entries = decoded.iter().flat_map(DockerConfig::entries);
@@ -500,7 +503,7 @@ fn source_facts(secret: &SecretView<'_>) -> SourceFacts {
         })
     };
     SourceFacts {
-        unusable: SourceSecret::read(secret).content.err().map(String::from),
+        unusable: read.content.as_ref().err().map(ToString::to_string),
         registries: usable.map(|entry| without_user_info(&entry.key)).collect(),
         expiries: entries.filter_map(expiry).collect(),
     }

@@ -28,6 +28,7 @@ use serde::Serialize;
 
 use self::terminal::is_styled;
 use crate::credential::DecodeError;
+use crate::credential::docker_config::PAYLOAD_BYTES_MAX;
 use crate::manifest::{self, ManifestError};
 
 /// Gives every Pod the image pull secrets its images need.
@@ -116,6 +117,11 @@ enum CliError {
     },
     #[error("{}: {error}", path.display())]
     Logins { path: PathBuf, error: DecodeError },
+    #[error(
+        "Secret {secret} would hold more than the {PAYLOAD_BYTES_MAX} bytes that Kubernetes takes; \
+         import fewer logins at a time, or without --into"
+    )]
+    LargeSecret { secret: String },
     #[error("cannot write {}: {error}", path.display())]
     WriteFile { path: PathBuf, error: io::Error },
     #[error("{0}")]

@@ -43,7 +43,8 @@ use crate::rules::config::RULES_KEY;
 /// -o json and -o yaml print one object: logins (key, index_key, from, state: used, empty, replaced or unusable,
 /// secret, reason, fix, notes), secrets (name, keys), notes, rules, written, unusable.
 ///
-/// Exit code 1 if a login cannot be used or there is none, 2 if a file or the answer cannot be read or written.
+/// Exit code 1 if a login cannot be used or there is none, 2 if a file or the answer cannot be read or written,
+/// or a Secret would be larger than Kubernetes takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -111,6 +112,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<Outcome, CliError> {
     };
     let found = live::run(sources.find())?;
     let import = Import::of(found.logins, args.into.as_deref(), &clock());
+    if let Some(secret) = import.secrets.iter().find(|secret| secret.is_too_large()) {
+        let secret = secret.name().to_owned();
+        return Err(CliError::LargeSecret { secret });
+    }
     let rules = import.rules();
     let rules_text = manifest::to_yaml(&[&rules]);
     parse_rules(RULES_KEY, &rules_text)?;

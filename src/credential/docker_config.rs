@@ -27,6 +27,9 @@ pub use auth_field::AuthProblem;
 pub use error::{DecodeError, Position};
 pub use login::{BasicAuth, Login, LoginFile, payload};
 
+/// Largest payload, in bytes: Kubernetes' own limit for the data of one Secret (`MaxSecretSize`).
+pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+
 /// Which of the two Secret types a payload comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretType {

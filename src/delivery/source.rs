@@ -7,14 +7,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::credential::docker_config::PAYLOAD_BYTES_MAX;
 use crate::credential::{Keyring, SecretType};
 use crate::index::manifest;
 use crate::rules::config::Source;
 
 use super::copy::{ContentHash, SecretView};
-
-/// Largest payload that is handed out, in bytes: Kubernetes' own limit for the data of one Secret.
-pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// A Secret that is a source.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

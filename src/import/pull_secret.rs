@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use crate::credential::docker_config::payload;
+use crate::credential::docker_config::{PAYLOAD_BYTES_MAX, payload};
 use crate::credential::keyring::without_user_info;
 use crate::credential::{Login, SecretType};
 
@@ -42,17 +42,25 @@ impl PullSecret {
         self.logins.iter().map(|(key, _)| &**key)
     }
 
+    /// Whether the API server would refuse it.
+    pub fn is_too_large(&self) -> bool {
+        self.payload().len() > PAYLOAD_BYTES_MAX
+    }
+
     /// The manifest. Holds passwords.
     pub fn manifest(&self, namespace: &str) -> Value {
         let kind = SecretType::DockerConfigJson;
-        let logins = self.logins.iter().map(|(key, login)| (key.clone(), login));
         json!({
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": self.name, "namespace": namespace},
             "type": kind.name(),
-            "data": {kind.data_key(): BASE64_STANDARD.encode(payload(logins))},
+            "data": {kind.data_key(): BASE64_STANDARD.encode(self.payload())},
         })
+    }
+
+    fn payload(&self) -> String {
+        payload(self.logins.iter().map(|(key, login)| (key.clone(), login)))
     }
 }
 

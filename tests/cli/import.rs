@@ -9,7 +9,7 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Run, check_file, pullpass_with};
 
@@ -219,6 +219,26 @@ fn what_cannot_be_used_as_a_name_is_refused() {
     let run = import(&["--into", "Not_A_Name", "tests/data/import/dockercfg.json"]);
     assert_eq!(run.code, 2);
     assert!(run.stderr.contains("Not_A_Name"), "{}", run.stderr);
+}
+
+#[test]
+fn what_no_secret_can_hold_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |host: &str, password_bytes: usize| {
+        let entry = json!({"username": "u", "password": "p".repeat(password_bytes)});
+        let path = directory.path().join(host);
+        std::fs::write(&path, json!({"auths": {host: entry}}).to_string()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    // In base64 a third larger.
+    let [a, b] = ["a.io", "b.io"].map(|host| file(host, 400_000));
+    assert_eq!(import(&[&a, &b]).code, 0);
+    let out = directory.path().join("out");
+    let run = import(&["--into", "all", "--out", out.to_str().unwrap(), &a, &b]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("Secret all"), "{}", run.stderr);
+    assert!(!out.exists());
+    assert_eq!(import(&[&file("c.io", 800_000)]).code, 2);
 }
 
 #[test]

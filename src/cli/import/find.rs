@@ -6,12 +6,13 @@ use std::time::Duration;
 use crate::cli::CliError;
 use crate::cli::input;
 use crate::cli::terminal::Progress;
+use crate::credential::docker_config::PAYLOAD_BYTES_MAX;
 use crate::credential::{Login, LoginFile};
 use crate::credential_helper::{Helper, HelperError};
 use crate::import::{Found, Refusal};
 
-/// Largest file with logins, in bytes: what a Secret holds at most (`MaxSecretSize`).
-const FILE_BYTES_MAX: usize = 1024 * 1024;
+/// Largest file with logins, in bytes: what a Secret holds at most.
+const FILE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 
 /// Docker Desktop keeps its own session in the store, under these; they are no logins of a registry.
 const DESKTOP_SESSION: [&str; 2] = [

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::super::programs::Answer;
 use super::super::{jittered, pauses_between};
 use crate::credential::SecretType;
-use crate::delivery::source::PAYLOAD_BYTES_MAX;
+use crate::credential::docker_config::PAYLOAD_BYTES_MAX;
 use crate::delivery::{Payload, SourceSecret};
 use crate::files::{Reload, WatchedFiles};
 

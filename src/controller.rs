@@ -203,9 +203,9 @@ impl Controller {
         let election = self.election()?;
         let stop = self.stop.clone();
         let standing_in = delivery.as_ref().map(Delivery::stand_in);
-        let stand_in = async || match &standing_in {
-            Some(standing_in) => standing_in.run(&stop).await,
-            None => stop.drain().await,
+        let stand_in = async |relieved: Stop| match &standing_in {
+            Some(standing_in) => standing_in.run(&relieved).await,
+            None => relieved.drain().await,
         };
         let led = election.lead(&stop, stand_in, async |owner| {
             let deliver = async {

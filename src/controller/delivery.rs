@@ -186,8 +186,7 @@ impl Delivery {
 pub(super) struct StandIn(Writer);
 
 impl StandIn {
-    /// Stands in until `stop` drains. Dropped, it leaves writes under way that may come to their end or
-    /// not: who leads then looks.
+    /// Stands in until `stop` drains; writes that were begun are finished first.
     pub(super) async fn run(&self, stop: &Stop) {
         self.0.run(Duty::StandIn, stop).await;
     }

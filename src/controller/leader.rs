@@ -11,6 +11,7 @@
 use std::collections::hash_map::RandomState;
 use std::env;
 use std::hash::{BuildHasher, Hasher};
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -25,7 +26,7 @@ use tokio::time::{Instant, sleep};
 use super::objects::{self, Owner};
 use super::pauses;
 use crate::cluster::client::{ConnectError, Connection};
-use crate::shutdown::Stop;
+use crate::shutdown::{self, Stop};
 
 /// How long a Lease is held after its last renewal, in seconds: how long nobody writes after a crash.
 pub const LEASE_SECONDS: u64 = 15;
@@ -115,21 +116,33 @@ impl Election {
     }
 
     /// Runs `work` whenever this candidate holds the Lease, and drops it the moment it may not hold it
-    /// any more; between times `stand_in`. Ends when `stop` drains: both have to end by themselves then,
-    /// and the Lease is given back.
+    /// any more; between times `stand_in`, which has to end by itself when the [`Stop`] that it is given
+    /// drains: `work` begins after it. Ends when `stop` drains: `work` has to end by itself then, and the
+    /// Lease is given back.
     pub(super) async fn lead(
         &self,
         stop: &Stop,
-        mut stand_in: impl AsyncFnMut(),
+        mut stand_in: impl AsyncFnMut(Stop),
         mut work: impl AsyncFnMut(&Owner),
     ) {
         let mut tries = Tries::default();
         while !stop.is_draining() {
+            let (relief, relieved) = shutdown::channel();
+            let mut standing_in = pin!(stand_in(relieved));
             let (manager, owner) = tokio::select! {
-                () = stand_in() => return,
+                () = &mut standing_in => return,
+                () = stop.drain() => {
+                    relief.drain();
+                    return standing_in.await;
+                }
                 elected = self.elected_at_last(&mut tries) => elected,
             };
-            if let Err(error) = self.term(&manager, work(&owner)).await {
+            relief.drain();
+            let work = async {
+                standing_in.await;
+                work(&owner).await;
+            };
+            if let Err(error) = self.term(&manager, work).await {
                 tries.failed(&error);
             }
         }

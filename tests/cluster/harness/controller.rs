@@ -176,9 +176,14 @@ impl<'a> Installation<'a> {
 
     /// A Lease of this name, which somebody holds or has held.
     pub(crate) fn lease(&self, name: &str) -> Value {
+        let lease = self.cluster.api.get(&self.lease_path(name));
+        lease.expect("the Lease is there")
+    }
+
+    /// Where the API server has a Lease of this name.
+    pub(crate) fn lease_path(&self, name: &str) -> String {
         let namespace = &self.namespace.name;
-        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}");
-        self.cluster.api.get(&path).expect("the Lease is there")
+        format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}")
     }
 
     /// One entry of a Secret as text.

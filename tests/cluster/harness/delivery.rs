@@ -75,7 +75,7 @@ impl<'a> Delivery<'a> {
         let namespace = &installation.namespace;
         put_rules(namespace, &rules(&namespace.name, pull_secrets));
         let controller = start(&installation);
-        // Or it would only stand in, and be cut off in a write when it is elected.
+        // Or it would only stand in.
         controller.until_leading();
         Self {
             installation,

@@ -1,10 +1,12 @@
 //! Delivery while something else is broken: watches, connections, the API server, a second controller. All
 //! is as it should be afterwards, and nothing was hammered meanwhile.
 
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
 
 use crate::harness::clock::Clock;
 use crate::harness::cluster::Cluster;
@@ -13,7 +15,7 @@ use crate::harness::delivery::{DELIVERS, Delivery, at_once, payload, secret};
 use crate::harness::gateway::{Gateway, expired_watch, refusal};
 use crate::harness::namespace::Namespace;
 use crate::harness::trials::Trials;
-use crate::harness::wait::{HAPPY, ONE_BACK_OFF, wait_for};
+use crate::harness::wait::{HAPPY, ONE_BACK_OFF, until_counts, wait_for};
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.api(
@@ -35,6 +37,10 @@ pub(crate) fn register(trials: &mut Trials) {
     trials.api(
         "delivery_fault_incident_34_two_controllers_at_once_do_not_fight",
         two_leaders,
+    );
+    trials.api(
+        "delivery_fault_who_stands_in_and_is_elected_finishes_its_write",
+        elected,
     );
     trials.api("delivery_fault_a_stepped_clock_changes_nothing", stepped);
     trials.api(
@@ -241,6 +247,58 @@ fn two_leaders(cluster: &Cluster) {
     let [one, other] = [LEASE, OTHER_LEASE].map(|name| delivery.installation.lease(name));
     let holder = |lease: &Value| lease["spec"]["holderIdentity"].clone();
     assert_ne!(holder(&one), holder(&other), "then they are not two");
+}
+
+/// The leader dies, and who stands in is elected in the middle of a write: that is neither cut off nor done again.
+fn elected(cluster: &Cluster) {
+    let delivery = Delivery::of_regcred(cluster);
+    delivery.until_indexed("regcred", |secret| secret["state"] == "usable");
+    let own = format!("/api/v1/namespaces/{}", delivery.own().name);
+    let write = format!(
+        "/api/v1/namespaces/{}/secrets/regcred",
+        delivery.name_of("a")
+    );
+    let (let_go, held) = mpsc::channel::<()>();
+    let (held, is_held) = (Mutex::new(held), write.clone());
+    let gateway = Gateway::start(cluster, move |call, before| {
+        if call.path == is_held && before == 0 {
+            let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            // An error says that the trial is over.
+            block_in_place(|| held.recv().ok());
+        }
+        None
+    });
+    let next = delivery.installation.controller_at(gateway.api(), DELIVERS);
+    let calls = |path: &str, is_watch: bool| {
+        gateway.count(|call| call.path == path && call.is_watch() == is_watch)
+    };
+    wait_for("the next one has seen everything", HAPPY, || {
+        let secrets = format!("{own}/secrets");
+        let watched = ["/api/v1/namespaces", "/api/v1/secrets", &secrets];
+        let maps = calls(&format!("{own}/configmaps"), true);
+        let watches = watched.map(|path| calls(path, true));
+        let is_all = watches.iter().all(|count| *count > 0) && maps > 1;
+        is_all
+            .then_some(())
+            .ok_or_else(|| format!("{watches:?} {maps}"))
+    });
+
+    delivery.controller.kill();
+    let namespace = delivery.namespace("a");
+    let until_written = |what: &str| {
+        until_counts(what, 1.0, || calls(&write, false) as f64);
+    };
+    until_written("writes of who stands in");
+    let lease = delivery.installation.lease_path(LEASE);
+    let free = json!({"spec": {"holderIdentity": null}});
+    cluster.api.merge(&lease, &free).expect("it is there");
+    next.until_leading();
+    let_go.send(()).expect("the gateway listens");
+    delivery.until_copied(&namespace, "regcred", &payload("first"));
+    until_counts("copies written", 1.0, || {
+        next.metric("pullpass_writes_total{object=\"copy\"}")
+    });
+    until_written("writes of both");
 }
 
 /// The wall clock jumps an hour forward, and two back: whoever leads goes on leading and delivering.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use crate::index::{Coverage, Index, SecretManifest, State};
 use crate::rules::config::{PullSecretConfig, Source};
-use crate::rules::selector::Labels;
 use crate::rules::ruleset::PullSecret;
+use crate::rules::selector::Labels;
 use crate::rules::{RulesConfig, Ruleset, SecretId};
 
 /// Everything a decision depends on besides the review. A clone shares all of it.

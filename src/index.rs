@@ -35,6 +35,8 @@ pub enum State {
     /// The source decodes, but its registry does not accept it. Injected with a warning, unless the rules
     /// say otherwise.
     Rejected {
+        /// To what, as the rules' probe says it.
+        asked: String,
         /// Why, in words of ours.
         reason: String,
     },

@@ -167,6 +167,8 @@ impl Conversation {
 
     fn token_url(&self, realm: &str, service: Option<&str>) -> String {
         let escaped = |text| utf8_percent_encode(text, ESCAPED);
+        // A fragment is not sent, nor is what would come after it.
+        let realm = realm.split_once('#').map_or(realm, |(sent, _)| sent);
         let separator = if realm.contains('?') { '&' } else { '?' };
         let scope = format!("repository:{}:pull", self.repository);
         let service = service.map(|service| format!("service={}&", escaped(service)));

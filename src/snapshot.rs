@@ -8,8 +8,9 @@ pub use assembly::{Assembled, Assembly, Finding, Refused};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::index::{Coverage, Index, SecretManifest};
+use crate::index::{Coverage, Index, SecretManifest, State};
 use crate::rules::config::{PullSecretConfig, Source};
+use crate::rules::ruleset::PullSecret;
 use crate::rules::selector::Labels;
 use crate::rules::{RulesConfig, Ruleset, SecretId};
 
@@ -48,7 +49,7 @@ impl Snapshot {
         let coverage = ruleset
             .pull_secrets()
             .iter()
-            .map(|s| index.secrets.get(&*s.name).cloned())
+            .map(|secret| coverage_of(secret, &index))
             .collect();
         Self {
             ruleset,
@@ -97,6 +98,17 @@ impl Snapshot {
     pub fn generation(&self) -> u64 {
         self.generation
     }
+}
+
+/// What is known about a pull secret. An answer to what other rules asked is none.
+fn coverage_of(secret: &PullSecret, index: &Index) -> Option<Coverage> {
+    let mut coverage = index.secrets.get(&*secret.name)?.clone();
+    if let State::Rejected { asked, .. } = &coverage.state
+        && secret.asked.as_deref() != Some(asked)
+    {
+        coverage.state = State::Usable;
+    }
+    Some(coverage)
 }
 
 /// In a cluster, before any namespace was seen.

@@ -89,7 +89,7 @@ impl State {
                 let problem = source.and_then(|source| source.problem.as_deref());
                 return Some(SecretDocument {
                     problem: problem.unwrap_or_default().to_owned(),
-                    probe: self.probed(entry).cloned(),
+                    probe: self.probe_document(entry),
                     ..SecretDocument::new(&usable, payload.hash.to_string())
                 });
             }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::index::document::ProbeResult;
+use crate::index::document::{ProbeDocument, ProbeResult};
 use crate::rules::config::ProbeConfig;
 
 use super::copy::ContentHash;
@@ -85,10 +85,16 @@ impl State {
         answer.map(|answer| &answer.result).or_else(|| {
             let published = self.published.as_ref()?.as_ref()?;
             let secret = published.secrets.get(&*entry.name)?;
-            secret
-                .probe
-                .as_ref()
-                .filter(|_| secret.hash == hash.to_string())
+            let answer = secret.probe.as_ref()?.answer_to(&probe.asked())?;
+            (secret.hash == hash.to_string()).then_some(answer)
+        })
+    }
+
+    /// The same, to be published.
+    pub(super) fn probe_document(&self, entry: &Entry) -> Option<ProbeDocument> {
+        Some(ProbeDocument {
+            asked: entry.probe.as_ref()?.asked(),
+            result: self.probed(entry)?.clone(),
         })
     }
 }
@@ -98,7 +104,7 @@ mod tests {
     use super::*;
     use crate::delivery::state::tests::{set_source, state as state_of};
     use crate::delivery::survey::Topic;
-    use crate::index::document::SecretDocument;
+    use crate::index::IndexDocument;
 
     const PROBED: &str = "{name: harbor, probe: {repository: r.io/app}}";
 
@@ -112,8 +118,10 @@ mod tests {
         (Arc::clone(name), question)
     }
 
-    fn published(state: &State) -> SecretDocument {
-        state.index().unwrap().secrets["harbor"].clone()
+    fn published(state: &State) -> Option<ProbeResult> {
+        let index = state.index().unwrap();
+        let document = index.secrets["harbor"].probe.clone();
+        document.map(|document| document.result)
     }
 
     #[test]
@@ -128,17 +136,17 @@ mod tests {
     #[test]
     fn scenario_56_an_answer_is_published_and_the_same_again_is_no_news() {
         let mut state = state_of(PROBED);
-        assert_eq!(published(&state).probe, None);
+        assert_eq!(published(&state), None);
         let (name, question) = question(&state);
         assert!(state.answer(&name, question.clone(), rejected()));
-        assert_eq!(published(&state).probe, Some(rejected()));
+        assert_eq!(published(&state), Some(rejected()));
         assert!(!state.answer(&name, question.clone(), rejected()));
         let findings = state.findings(&state.survey());
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert_eq!(findings[0].topic, Topic::CredentialRejected(name.clone()));
         assert!(findings[0].note.contains("r.io refuses"), "{findings:?}");
         assert!(state.answer(&name, question, ProbeResult::Accepted));
-        assert_eq!(published(&state).probe, Some(ProbeResult::Accepted));
+        assert_eq!(published(&state), Some(ProbeResult::Accepted));
         assert_eq!(state.findings(&state.survey()), []);
     }
 
@@ -150,16 +158,52 @@ mod tests {
         state.published = Some(state.index());
         // Another controller leads.
         state.answers.clear();
-        assert_eq!(published(&state).probe, Some(rejected()));
+        assert_eq!(published(&state), Some(rejected()));
         let other = br#"{"auths":{"r.io":{"username":"u","password":"other"}}}"#;
         set_source(&mut state, other);
-        assert_eq!(published(&state).probe, None);
+        assert_eq!(published(&state), None);
         // The answer to what was asked before comes late.
         state.answer(&name, question, rejected());
-        assert_eq!(published(&state).probe, None);
+        assert_eq!(published(&state), None);
         state.own_sources.remove(&"harbor".into());
-        assert_eq!(published(&state).probe, None);
+        assert_eq!(published(&state), None);
         state.rules = state_of("{name: harbor}").rules;
-        assert_eq!(published(&state).probe, None);
+        assert_eq!(published(&state), None);
+    }
+
+    #[test]
+    fn scenario_56_what_was_published_answers_what_was_asked_and_nothing_else() {
+        let check = |probe: &str, expected: Option<ProbeResult>| {
+            let mut state = state_of(PROBED);
+            let (name, question) = question(&state);
+            state.answer(&name, question, rejected());
+            state.published = Some(state.index());
+            state.rules = state_of(&format!("{{name: harbor, probe: {{{probe}}}}}")).rules;
+            // By who leads, and by who leads next.
+            assert_eq!(published(&state), expected, "{probe}");
+            state.answers.clear();
+            assert_eq!(published(&state), expected, "{probe}");
+        };
+        check("repository: r.io/app", Some(rejected()));
+        let otherwise = "repository: r.io/app, interval: 1h, onRejected: skip";
+        check(otherwise, Some(rejected()));
+        check("repository: r.io/other", None);
+        check("repository: s.io/app", None);
+        check("repository: r.io/app, plainHTTP: true", None);
+    }
+
+    #[test]
+    fn scenario_56_an_index_that_does_not_say_what_was_asked_says_nothing() {
+        let mut state = state_of(PROBED);
+        let (name, question) = question(&state);
+        state.answer(&name, question, rejected());
+        let json = state.index().unwrap().to_json().unwrap();
+        let old = json.replace(r#""asked":"https://r.io/app","#, "");
+        assert_ne!(old, json);
+        state.answers.clear();
+        for (json, expected) in [(json, Some(rejected())), (old, None)] {
+            state.published = Some(Some(IndexDocument::parse(&json).unwrap()));
+            assert_eq!(published(&state), expected, "{json}");
+        }
     }
 }

@@ -68,7 +68,7 @@ pub struct SecretDocument {
     pub problem: String,
     /// What its registry last said of the payload with this `hash`; `None` where nobody asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub probe: Option<ProbeResult>,
+    pub probe: Option<ProbeDocument>,
     /// Of the payload that copies carry; empty if there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hash: String,
@@ -94,6 +94,17 @@ pub enum StateDocument {
     },
 }
 
+/// What a registry said, and to what: under other rules it is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeDocument {
+    /// As the rules' probe says it; empty, and so an answer to nothing, from a version that did not say.
+    #[serde(default)]
+    pub asked: String,
+    /// What it said.
+    #[serde(flatten)]
+    pub result: ProbeResult,
+}
+
 /// What a registry said of a credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "camelCase")]
@@ -113,6 +124,13 @@ pub enum ProbeResult {
         #[serde(default)]
         reason: String,
     },
+}
+
+impl ProbeDocument {
+    /// The result, if it is one of what is asked.
+    pub fn answer_to(&self, asked: &str) -> Option<&ProbeResult> {
+        (self.asked == asked).then_some(&self.result)
+    }
 }
 
 impl ProbeResult {
@@ -238,7 +256,6 @@ impl SecretDocument {
             keys: keys(true),
             keys_without_credential: keys(false),
             state: match &coverage.state {
-                // What a registry says of it stands beside.
                 State::Usable | State::Rejected { .. } => StateDocument::Usable,
                 State::Stale => StateDocument::Stale,
                 State::Unusable { reason } => StateDocument::Unusable {
@@ -246,7 +263,15 @@ impl SecretDocument {
                 },
             },
             problem: String::new(),
-            probe: None,
+            probe: match &coverage.state {
+                State::Rejected { asked, reason } => Some(ProbeDocument {
+                    asked: asked.clone(),
+                    result: ProbeResult::Rejected {
+                        reason: reason.clone(),
+                    },
+                }),
+                _ => None,
+            },
             hash,
             undecodable_in: coverage.undecodable_in.iter().cloned().collect(),
         }
@@ -258,20 +283,27 @@ impl SecretDocument {
         let keys = with.chain(without);
         Coverage {
             keyring: Keyring::new(keys.map(|(key, usable)| Key { key, usable })),
-            state: match (&self.state, &self.probe) {
-                (StateDocument::Usable, Some(ProbeResult::Rejected { reason })) => {
-                    let reason = cut(reason);
-                    State::Rejected { reason }
-                }
-                (StateDocument::Usable, _) => State::Usable,
-                (StateDocument::Stale, _) => State::Stale,
-                (StateDocument::Unusable { reason }, _) => {
+            state: match &self.state {
+                StateDocument::Usable => self.rejection().unwrap_or(State::Usable),
+                StateDocument::Stale => State::Stale,
+                StateDocument::Unusable { reason } => {
                     let reason = cut(reason);
                     State::Unusable { reason }
                 }
             },
             undecodable_in: self.undecodable_in.iter().cloned().collect(),
         }
+    }
+
+    fn rejection(&self) -> Option<State> {
+        let ProbeDocument { asked, result } = self.probe.as_ref()?;
+        let ProbeResult::Rejected { reason } = result else {
+            return None;
+        };
+        Some(State::Rejected {
+            asked: asked.clone(),
+            reason: cut(reason),
+        })
     }
 }
 
@@ -379,16 +411,19 @@ mod tests {
     fn scenario_56_what_a_registry_says_matters_where_it_rejects_what_is_usable() {
         let reason = "r.io refuses";
         let check = |state: &str, probe: &str, expected: State| {
-            let secret = format!(r#""state":"{state}","probe":{{"result":"{probe}"}}"#);
-            let secret = secret.replace("\"}", &format!("\",\"reason\":\"{reason}\"}}"));
+            let probe = format!(r#"{{"result":"{probe}","reason":"{reason}","asked":"r.io/a"}}"#);
+            let secret = format!(r#""state":"{state}","probe":{probe}"#);
             let json = format!(r#"{{"version":1,"rules":"","secrets":{{"a":{{{secret}}}}}}}"#);
             let document = IndexDocument::parse(&json).unwrap();
             assert_eq!(document.to_index().secrets["a"].state, expected, "{json}");
             let again = IndexDocument::parse(&document.to_json().unwrap());
             assert_eq!(again, Ok(document));
         };
-        let reason = reason.to_owned();
-        check("usable", "rejected", State::Rejected { reason });
+        let rejected = State::Rejected {
+            asked: "r.io/a".to_owned(),
+            reason: reason.to_owned(),
+        };
+        check("usable", "rejected", rejected);
         check("usable", "unknown", State::Usable);
         check("usable", "accepted", State::Usable);
         check("stale", "rejected", State::Stale);

@@ -67,6 +67,8 @@ fn scenario_56_by_token() {
     check(false, &[], "GET https://r.io/v2/");
     let asked = format!("401 {BEARER}");
     check(false, &[&asked], &format!("GET {url} as u"));
+    let fragment = asked.replace("a=b", "a=b#c?d");
+    check(false, &[&fragment], &format!("GET {url} as u"));
     let token = r#"200 {"token":"t0ken","expires_in":300}"#;
     let pull = "HEAD https://r.io/v2/team/app/manifests/latest by token";
     check(false, &[&asked, token], pull);

@@ -86,6 +86,14 @@ pub struct ProbeConfig {
     pub plain_http: bool,
 }
 
+impl ProbeConfig {
+    /// What is asked, by which scheme: `https://HOST[:PORT]/PATH`. An answer to something else is none to this.
+    pub fn asked(&self) -> String {
+        let scheme = if self.plain_http { "http" } else { "https" };
+        format!("{scheme}://{}", self.repository)
+    }
+}
+
 /// What happens to Pods while the registry rejects the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnRejected {

@@ -66,6 +66,8 @@ pub struct PullSecret {
     pub deliver: Deliver,
     /// Who may ever hold it.
     pub namespaces: NamespaceMatcher,
+    /// What its registry is asked, [`super::config::ProbeConfig::asked`]; `None`: nothing.
+    pub asked: Option<Box<str>>,
     /// Whether it is left out while its registry rejects it.
     pub skips_rejected: bool,
 }
@@ -78,6 +80,7 @@ impl Ruleset {
             secret_name: secret.secret_name.as_str().into(),
             deliver: secret.deliver,
             namespaces: NamespaceMatcher::permission(&secret.namespaces),
+            asked: secret.probe.as_ref().map(|probe| probe.asked().into()),
             skips_rejected: secret
                 .probe
                 .as_ref()

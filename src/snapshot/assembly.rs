@@ -301,6 +301,31 @@ mod tests {
     }
 
     #[test]
+    fn scenario_56_a_rejection_counts_under_the_rules_that_asked() {
+        let mut assembly = assembly();
+        let rejected = |asked: &str| State::Rejected {
+            asked: asked.to_owned(),
+            reason: String::new(),
+        };
+        let mut check = |probe: &str, asked: &str, expected: State| {
+            let probed = format!("pullSecrets: [{{name: a{probe}}}]");
+            let text = rules("a").replace("pullSecrets: [{name: a}]", &probed);
+            assembly.load_rules("rules.yaml", &text).unwrap();
+            assembly.set_index(index("a", rejected(asked)));
+            let snapshot = assembly.assemble().unwrap().snapshot;
+            let coverage = snapshot.coverage(SecretId(0)).unwrap();
+            assert_eq!(coverage.state, expected, "{probe} {asked}");
+        };
+        let probe = ", probe: {repository: r.io/a}";
+        check(probe, "https://r.io/a", rejected("https://r.io/a"));
+        check(probe, "https://r.io/b", State::Usable);
+        check(probe, "http://r.io/a", State::Usable);
+        check(probe, "", State::Usable);
+        check("", "https://r.io/a", State::Usable);
+        check("", "", State::Usable);
+    }
+
+    #[test]
     fn findings_come_once_with_what_they_are_about() {
         let mut assembly = assembly();
         assembly.load_rules("rules.yaml", &rules("a")).unwrap();

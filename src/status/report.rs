@@ -434,7 +434,8 @@ impl IndexReport {
 
 impl ProbeReport {
     fn of(probe: &ProbeConfig, published: Option<&SecretDocument>) -> Self {
-        let result = published.and_then(|secret| secret.probe.as_ref());
+        let answer = published.and_then(|secret| secret.probe.as_ref());
+        let result = answer.and_then(|answer| answer.answer_to(&probe.asked()));
         Self {
             repository: probe.repository.clone(),
             result: result.map(ProbeResult::as_str),

@@ -65,7 +65,8 @@ fn index() -> Index {
         state,
         undecodable_in: HashSet::new(),
     };
-    let rejected = || State::Rejected {
+    let rejected = |asked: &str| State::Rejected {
+        asked: asked.to_owned(),
         reason: "the password is refused".to_owned(),
     };
     let broken = State::Unusable {
@@ -76,8 +77,14 @@ fn index() -> Index {
     let secrets = [
         ("usable", coverage(&["usable.io"], State::Usable)),
         ("stale", coverage(&["stale.io"], State::Stale)),
-        ("rejected", coverage(&["rejected.io"], rejected())),
-        ("skipped", coverage(&["skipped.io"], rejected())),
+        (
+            "rejected",
+            coverage(&["rejected.io"], rejected("https://rejected.io/app")),
+        ),
+        (
+            "skipped",
+            coverage(&["skipped.io"], rejected("https://skipped.io/app")),
+        ),
         ("broken", coverage(&[], broken)),
         ("foreign", foreign),
         (

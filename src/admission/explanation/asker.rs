@@ -264,7 +264,7 @@ impl<'p, 'v, 's> Asker<'p, 'v, 's> {
     fn rejected(&self, secret: SecretId) -> String {
         let coverage = self.snapshot.coverage(secret);
         match coverage.map(|coverage| &coverage.state) {
-            Some(State::Rejected { reason }) => format!("its registry rejects it: {reason}"),
+            Some(State::Rejected { reason, .. }) => format!("its registry rejects it: {reason}"),
             _ => "its registry rejects it".to_owned(),
         }
     }

@@ -36,6 +36,10 @@ const INTERVAL_JITTER_PERCENT: u32 = 10;
 /// Pause before a rejection is asked again. One that is a registry's hiccup would take the secret from
 /// every Pod until the next question.
 const CONFIRM_PAUSE: Duration = Duration::from_secs(2);
+/// Shortest time between two questions about one pull secret, whatever becomes of its source: six a minute,
+/// as an object is written. A source that changes without end would use up the registry's limit, or have
+/// the account locked; who puts one right hardly notices ten seconds.
+const ASK_PAUSE: Duration = Duration::from_secs(10);
 /// How long authorities are used before their files are read again.
 const AUTHORITIES_AGE: Duration = Duration::from_secs(30);
 /// Most bytes of authorities that are read: Debian's directory holds each of its 150 twice, in 1 MiB.
@@ -105,31 +109,40 @@ impl Prober {
 
 /// What is asked next.
 #[derive(Default)]
-struct Schedule(BTreeMap<Arc<str>, (Question, Instant)>);
+struct Schedule {
+    /// What is to be asked about each pull secret, and when.
+    slots: BTreeMap<Arc<str>, (Question, Instant)>,
+    /// When something was last asked about each, as long as that holds the next question back: longer than
+    /// its slot, which goes with its source.
+    asked: BTreeMap<Arc<str>, Instant>,
+}
 
 impl Schedule {
-    /// Asks what is to be asked, and no more; what is new, at once.
+    /// Asks what is to be asked, and no more; what is new, as soon as may be.
     fn take_over(&mut self, state: &State, now: Instant) {
-        let mut before = std::mem::take(&mut self.0);
+        self.asked.retain(|_, asked| *asked + ASK_PAUSE > now);
+        let mut before = std::mem::take(&mut self.slots);
         let wanted = state.questions().map(|(name, question)| {
             let slot = before.remove(name).filter(|(same, _)| *same == question);
-            (Arc::clone(name), slot.unwrap_or((question, now)))
+            let soon = self.asked.get(name).map_or(now, |asked| *asked + ASK_PAUSE);
+            (Arc::clone(name), slot.unwrap_or((question, soon)))
         });
-        self.0 = wanted.collect();
+        self.slots = wanted.collect();
     }
 
     /// What is due, the longest first; it is due again after its interval.
     fn next(&mut self, now: Instant) -> Option<(Arc<str>, Question)> {
-        let due = self.0.iter_mut().min_by_key(|(_, (_, due))| *due);
+        let due = self.slots.iter_mut().min_by_key(|(_, (_, due))| *due);
         let (name, (question, due)) = due.filter(|(_, (_, due))| *due <= now)?;
         let interval = Duration::from_secs(question.probe.interval_seconds.into());
         *due = now + jittered(interval, INTERVAL_JITTER_PERCENT);
+        self.asked.insert(Arc::clone(name), now);
         Some((Arc::clone(name), question.clone()))
     }
 
     /// When something is due.
     fn due(&self) -> Option<Instant> {
-        self.0.values().map(|(_, due)| *due).min()
+        self.slots.values().map(|(_, due)| *due).min()
     }
 }
 
@@ -249,6 +262,7 @@ mod tests {
     use base64::Engine as _;
     use base64::prelude::BASE64_STANDARD;
     use prometheus::IntGauge;
+    use tokio::time::advance;
 
     use crate::delivery::state::tests::{set_source, state};
     use crate::http::client::tests::bound;
@@ -277,11 +291,43 @@ mod tests {
         assert_eq!(names(&mut schedule, start + due).len(), 1);
         let other = br#"{"auths":{"r.io":{"username":"u","password":"other"}}}"#;
         set_source(&mut state, other);
-        schedule.take_over(&state, start + due);
-        assert_eq!(names(&mut schedule, start + due).len(), 1);
+        let later = start + due + ASK_PAUSE;
+        schedule.take_over(&state, later);
+        assert_eq!(names(&mut schedule, later).len(), 1);
         state.rules = self::state("{name: harbor}").rules;
-        schedule.take_over(&state, start + due);
+        schedule.take_over(&state, later);
         assert_eq!(schedule.due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn scenario_56_a_source_that_changes_without_end_is_asked_about_six_times_a_minute() {
+        let mut state = state("{name: harbor, probe: {repository: r.io/app}}");
+        let mut schedule = Schedule::default();
+        let start = Instant::now();
+        let mut asked = Vec::new();
+        for change in 0..599 {
+            let payload =
+                format!(r#"{{"auths":{{"r.io":{{"username":"u","password":"{change}"}}}}}}"#);
+            // As it is while a source is put back.
+            if change % 7 == 0 {
+                schedule.take_over(&State::default(), Instant::now());
+            }
+            set_source(&mut state, payload.as_bytes());
+            schedule.take_over(&state, Instant::now());
+            for _ in names(&mut schedule, Instant::now()) {
+                asked.push(start.elapsed().as_secs());
+            }
+            advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(asked, [0, 10, 20, 30, 40, 50]);
+        sleep_until(schedule.due().unwrap()).await;
+        assert_eq!(start.elapsed().as_secs(), 60);
+        let (_, question) = schedule.next(Instant::now()).unwrap();
+        let (_, newest) = state.questions().next().unwrap();
+        assert!(question == newest, "the newest is asked about");
+        advance(ASK_PAUSE).await;
+        schedule.take_over(&State::default(), Instant::now());
+        assert!(schedule.asked.is_empty(), "nothing is kept for ever");
     }
 
     /// A registry with a token server, by TLS, for `u` with this password.

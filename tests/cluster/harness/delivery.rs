@@ -314,6 +314,12 @@ impl<'a> Delivery<'a> {
             .metric("pullpass_writes_total{object=\"copy\"}")
     }
 
+    /// The same of ServiceAccounts.
+    pub(crate) fn account_writes(&self) -> f64 {
+        self.controller
+            .metric("pullpass_writes_total{object=\"account\"}")
+    }
+
     /// Waits until it says that it wrote so many copies, and no more.
     #[track_caller]
     pub(crate) fn until_wrote(&self, copies: usize) {
@@ -323,8 +329,9 @@ impl<'a> Delivery<'a> {
     /// The same of ServiceAccounts.
     #[track_caller]
     pub(crate) fn until_wrote_accounts(&self, accounts: usize) {
-        let written = "pullpass_writes_total{object=\"account\"}";
-        until_counts(written, accounts as f64, || self.controller.metric(written));
+        until_counts("accounts written", accounts as f64, || {
+            self.account_writes()
+        });
     }
 
     /// Waits until it says so many copies of a pull secret are in this state.

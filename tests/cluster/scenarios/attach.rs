@@ -10,7 +10,7 @@ use crate::harness::cluster::Cluster;
 use crate::harness::delivery::{ATTACHED, Delivery, at_once, listed, payload, secret};
 use crate::harness::namespace::{Namespace, docker_config, pull_secrets_of, unscheduled_pod};
 use crate::harness::trials::Trials;
-use crate::harness::wait::{HAPPY, wait_for};
+use crate::harness::wait::{HAPPY, until_counts_within, wait_for, writes_max};
 use crate::registry::ALPHA;
 
 pub(crate) fn register(trials: &mut Trials) {
@@ -91,6 +91,7 @@ fn all_accounts(cluster: &Cluster) {
 
 fn fight(cluster: &Cluster) {
     let delivery = Delivery::attaching(cluster);
+    let start = Instant::now();
     let namespace = delivery.namespace("fought");
     delivery.until_listed(&namespace, "default", &["regcred"]);
     for _ in 0..5 {
@@ -104,9 +105,21 @@ fn fight(cluster: &Cluster) {
     let account = namespace
         .get("serviceaccounts", "default")
         .expect("it is there");
-    assert_eq!(listed(&account), ["x"], "six writes in a minute are enough");
-    delivery.until_wrote_accounts(7);
-    delivery.until_attached("regcred", "missing", 1.0);
+    // A slow machine may be in the next minute by now.
+    let is_over = || writes_max(start) > 6.0;
+    assert!(
+        listed(&account) == ["x"] || is_over(),
+        "six writes in a minute are enough"
+    );
+    let most = || writes_max(start) + 1.0;
+    until_counts_within("accounts written", 7.0, most, || delivery.account_writes());
+    wait_for("the entry is missed", HAPPY, || {
+        let series = "pullpass_attached{secret=\"regcred\",state=\"missing\"}";
+        let missing = delivery.controller.metric(series);
+        (missing == 1.0 || is_over())
+            .then_some(())
+            .ok_or_else(|| missing.to_string())
+    });
 }
 
 /// The one that adds its entry to the list of an account: reads, changes, and writes over the version that

@@ -298,9 +298,7 @@ impl Controller {
             events,
             metrics: self.metrics.clone(),
             own_metrics: self.own_metrics.clone(),
-            programs: Programs {
-                directory: self.config.plugins.clone(),
-            },
+            programs: Programs::new(self.config.plugins.clone()),
             delivery_metrics: self.metrics.delivery()?,
             registry_ca: self.config.registry_ca.clone(),
         };

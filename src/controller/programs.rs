@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::Semaphore;
+
 use crate::credential::docker_config::payload;
 use crate::credential::{DockerConfig, Login, SecretType};
 use crate::credential_helper::{Credential, Helper, HelperError, Provider, Scope};
@@ -33,11 +35,18 @@ const INHERITED_PREFIXES: [&str; 4] = ["ALIBABA_CLOUD_", "AWS_", "AZURE_", "GOOG
 /// User name that docker's helpers give with a token that is no password.
 const IDENTITY_TOKEN: &str = "<token>";
 
-/// Who asks programs.
+/// Most programs that run at once. All are asked when a controller begins to lead, and each may take
+/// [`MEMORY_BYTES_MAX`](crate::credential_helper::MEMORY_BYTES_MAX), so fewer are better; but one that hangs keeps its
+/// place for a minute, as those of one cloud may together: so the others go on beside three.
+const RUNNING_MAX: usize = 4;
+
+/// Who asks programs. All clones count as one.
 #[derive(Debug, Clone)]
 pub(super) struct Programs {
     /// Where those are that are called by a plain name.
-    pub(super) directory: PathBuf,
+    directory: PathBuf,
+    /// As many as may start one more.
+    places: Arc<Semaphore>,
 }
 
 /// What a program gave.
@@ -52,6 +61,12 @@ pub(super) struct Answer {
 type Logins = (Vec<(String, Login)>, Duration);
 
 impl Programs {
+    /// For programs of this directory, where they are called by a plain name.
+    pub(super) fn new(directory: PathBuf) -> Self {
+        let places = Arc::new(Semaphore::new(RUNNING_MAX));
+        Self { directory, places }
+    }
+
     /// Asks a program for all that it is to be asked.
     ///
     /// # Errors
@@ -121,7 +136,7 @@ impl Programs {
             if answered.iter().any(is_answered) {
                 continue;
             }
-            let answer = provider.ask(api_version, image).await?;
+            let answer = self.in_turn(provider.ask(api_version, image)).await?;
             answered.push((answer.scope, image));
             // Nothing means that a kubelet keeps no answer, not that the login ends at once.
             let says = answer.cache_duration.filter(|says| !says.is_zero());
@@ -141,10 +156,17 @@ impl Programs {
         let helper = Helper::at(self.path(exec), exec.args.clone(), environment(exec));
         let mut logins = Vec::new();
         for server in servers {
-            let credential = helper.get(server).await?;
+            let credential = self.in_turn(helper.get(server)).await?;
             logins.push((server.clone(), login(server, credential)));
         }
         Ok(logins)
+    }
+
+    /// Runs a program when fewer than [`RUNNING_MAX`] run. The wait is no part of the time that it may take.
+    async fn in_turn<T>(&self, run: impl Future<Output = T>) -> T {
+        // Nobody closes it.
+        let _place = self.places.acquire().await.ok();
+        run.await
     }
 
     fn path(&self, exec: &ExecSource) -> String {
@@ -192,6 +214,11 @@ fn until_expiry(kind: SecretType, payload: &[u8]) -> Duration {
 mod tests {
     use super::*;
 
+    use std::pin::pin;
+
+    use futures_util::StreamExt as _;
+    use tokio::time::{Instant, sleep};
+
     const V1: &str = "credentialprovider.kubelet.k8s.io/v1";
 
     /// A program that runs this script; it is asked about these images.
@@ -216,9 +243,7 @@ mod tests {
     }
 
     fn programs() -> Programs {
-        Programs {
-            directory: "/plugins".into(),
-        }
+        Programs::new("/plugins".into())
     }
 
     async fn ask(exec: &ExecSource) -> Result<(String, u64), String> {
@@ -354,6 +379,47 @@ mod tests {
         };
         let expected = "`/plugins/plugin` does not exist, or not what it needs to run";
         assert_eq!(ask(&missing).await.unwrap_err(), expected);
+    }
+
+    /// In seconds: how long each of some programs takes that are asked at once, and when it has ended.
+    #[tokio::test(start_paused = true)]
+    async fn scenario_52_three_that_hang_hold_nobody_up() {
+        for (take, expected) in [
+            (&[60, 60, 60, 1, 1, 1], &[60, 60, 60, 1, 2, 3]),
+            (&[60, 60, 60, 60, 1, 1], &[60, 60, 60, 60, 61, 61]),
+        ] {
+            let (programs, start) = (&programs(), Instant::now());
+            let runs = take.iter().map(|seconds| async move {
+                let run = async { sleep(Duration::from_secs(*seconds)).await };
+                programs.in_turn(run).await;
+                start.elapsed().as_secs()
+            });
+            let ends = futures_util::stream::iter(runs).buffered(take.len());
+            assert_eq!(ends.collect::<Vec<_>>().await, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn scenario_52_each_program_waits_for_its_turn() {
+        let mut provider = exec("", &["r.io"]);
+        provider.command = "nothing".to_owned();
+        let helper = ExecSource {
+            protocol: Protocol::Docker {
+                servers: vec!["r.io".to_owned()],
+            },
+            ..provider.clone()
+        };
+        for exec in [provider, helper] {
+            let programs = programs();
+            let all = u32::try_from(RUNNING_MAX).unwrap();
+            let all = programs.places.acquire_many(all).await;
+            let mut asked = pin!(programs.ask(&exec));
+            // To start what is not there fails at once.
+            assert!(futures_util::poll!(&mut asked).is_pending());
+            drop(all);
+            let reason = asked.await.err().unwrap();
+            assert!(reason.contains("does not exist"), "{reason}");
+        }
     }
 
     #[tokio::test]

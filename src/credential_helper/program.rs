@@ -4,9 +4,12 @@
 
 use std::io::{self, ErrorKind};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, kill_process_group, prlimit, waitpgid,
+};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
@@ -79,6 +82,7 @@ impl Program {
             return Err(ErrorKind::Other.into());
         };
         let group = Group(id);
+        reap(id);
         // From the outside, so its first moments are free; it waits for its input then.
         for (resource, most) in [(Resource::Data, MEMORY_BYTES_MAX), (Resource::Core, 0)] {
             let limit = Rlimit {
@@ -94,10 +98,37 @@ impl Program {
 /// A program and all that it has started. Dropped, however that comes, they end.
 struct Group(Pid);
 
+/// Groups that were told to end. In a container we are the first process, so that who is left of one becomes our
+/// child, and a zombie until we take note of its end.
+static ENDING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
 impl Drop for Group {
     fn drop(&mut self) {
         // There may be nobody left. The kernel gives an id out again only after all others.
         kill_process_group(self.0, Signal::KILL).ok();
+        ending().push(self.0);
+    }
+}
+
+fn ending() -> MutexGuard<'static, Vec<Pid>> {
+    ENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes note of who has ended of earlier groups. Nobody waits for that: what one program leaves, the start of the
+/// next finds. tokio waits for the programs that run, so none of these may be in a group that is looked at; neither
+/// may the one that `started` just now, if an id was given out again.
+fn reap(started: Pid) {
+    ending().retain(|group| *group != started && has_members(*group));
+}
+
+/// Whether children of ours in this group have still to end, after taking note of those that have.
+fn has_members(group: Pid) -> bool {
+    loop {
+        match waitpgid(group, WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
     }
 }
 
@@ -165,6 +196,38 @@ mod tests {
         assert_eq!(ids.split_whitespace().count(), 2);
         while !ids.split_whitespace().all(has_ended) {
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// As in a container, where what a program leaves becomes our child.
+    #[tokio::test]
+    async fn scenario_52_what_a_program_leaves_behind_is_no_zombie_for_ever() {
+        rustix::process::set_child_subreaper(Pid::from_raw(1)).unwrap();
+        for end in ["exit 0", "wait"] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("ids");
+            let ids = || std::fs::read_to_string(&file).unwrap_or_default();
+            let text = format!(
+                "/bin/sh -c '/bin/sleep 1000 & echo $$ $!; wait' >{0} 2>&1 & \
+                 until [ -s {0} ]; do /bin/sleep 0.01; done; echo $$ >>{0}; {end}",
+                file.display()
+            );
+            let is_hung = async {
+                while end != "wait" || ids().split_whitespace().count() < 3 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let program = script(&text, LONG);
+            tokio::select! {
+                ended = program.run(&[], "") => assert!(ended.ok().unwrap().status.success()),
+                () = is_hung => {}
+            }
+            assert_eq!(ids().split_whitespace().count(), 3, "{}", ids());
+            let is_there = |id: &str| std::fs::exists(format!("/proc/{id}")).unwrap();
+            while ids().split_whitespace().any(is_there) {
+                let next = script("exit 0", LONG).run(&[], "").await;
+                assert!(next.ok().unwrap().status.success());
+            }
         }
     }
 

@@ -27,6 +27,8 @@ use token::TokenServer;
 
 use crate::harness::namespace::{docker_config, pull_secret};
 use crate::harness::pki::Pki;
+use crate::harness::sandbox::run;
+use crate::harness::tier::tools;
 
 /// Anyone may pull. On every address, so that it is also a plain-HTTP registry where containerd
 /// expects TLS.
@@ -216,6 +218,29 @@ impl Kit {
     pub(crate) fn push_layout(&self, layout: &Path, repository: &str) -> String {
         self.images.push_layout(layout, repository);
         format!("{OPEN}/{repository}")
+    }
+
+    /// Pushes an image of a program of the tools, and gives its name where anyone may pull: in `/plugins` over an image that
+    /// can copy it, or at the root of nothing else.
+    pub(crate) fn push_program(&self, program: &str, can_copy: bool) -> String {
+        let layer = self.at.join(format!("{program}-{can_copy}.tar"));
+        let (directory, path) = (tools(), layer.to_string_lossy());
+        let prefix = if can_copy { "plugins/" } else { "" };
+        run(
+            "tar",
+            &[
+                "-C",
+                &directory.to_string_lossy(),
+                "--owner=0",
+                "--group=0",
+                "--mode=0755",
+                &format!("--transform=s,^,{prefix},"),
+                "-cf",
+                &path,
+                program,
+            ],
+        );
+        self.images.push_layer(&layer, can_copy)
     }
 
     /// What crane says of an image.

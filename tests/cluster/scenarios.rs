@@ -60,15 +60,13 @@ pub(crate) fn register(trials: &mut Trials) {
         Ok("install") => {
             lifecycle::register(trials);
             install::register(trials);
+            programs::register_install(trials);
             documentation::register(trials);
             load::register(trials);
             // At the end, because it changes the ServiceAccounts of every namespace.
             migration::register(trials);
         }
-        Ok("soak") => {
-            load::register_soak(trials);
-            programs::register_soak(trials);
-        }
+        Ok("soak") => load::register_soak(trials),
         Ok("bench") => {
             overhead::register(trials);
             footprint::register_bench(trials);
@@ -82,13 +80,14 @@ pub(crate) fn register(trials: &mut Trials) {
 }
 
 fn register_daily(trials: &mut Trials) {
+    // Its tokens hold for two minutes.
+    programs::register(trials);
     // Its registries are asked every half minute.
     probe::register(trials);
     workloads::register(trials);
     cached::register(trials);
     nodes::register(trials);
     certificates::register(trials);
-    programs::register(trials);
     delivery::register(trials);
     faults::register(trials);
     tenants::register(trials);

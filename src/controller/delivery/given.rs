@@ -2,7 +2,7 @@
 //!
 //! A file is read in every replica, as Secrets are watched. A program runs only where the controller leads, so
 //! that it is called once for all: who stands in for the leader does not know what it would say, and leaves its
-//! copies alone. Each source is a task of its own, which no other waits for.
+//! copies alone. Each source is a task of its own, which no other waits for, but that few programs run at once.
 
 use std::convert::Infallible;
 use std::path::PathBuf;

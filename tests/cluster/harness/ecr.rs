@@ -1,6 +1,6 @@
 //! A stand-in for Amazon's registry service, as far as `ecr-credential-provider` asks it: tokens that end soon.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
+use super::network::BRIDGE_ADDRESS;
 use super::serve::{Server, serve};
 use crate::registry::{Account, Kit};
 
@@ -27,7 +28,7 @@ pub(crate) struct Ecr {
 }
 
 impl Ecr {
-    /// Starts one on a loopback port. Each of its tokens opens a repository of the registry for so long.
+    /// Starts one on the bridge, which Pods see too. Each of its tokens opens a repository of the registry for so long.
     pub(crate) fn start(kit: &Kit, repository: &str, lifetime: Duration) -> Self {
         let given: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let account = Mutex::new(Account::new(USER, "no token", &[repository]));
@@ -68,7 +69,7 @@ impl Ecr {
             let answer = Arc::clone(&answer);
             async move { answer(&request) }
         });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let listener = TcpListener::bind((BRIDGE_ADDRESS, 0)).expect("a port is free");
         Self {
             server: serve(listener, None, router),
             given,

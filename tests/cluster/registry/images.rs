@@ -44,23 +44,35 @@ impl Images {
 
     /// Pushes an image that differs from every other one. Its program sleeps for ever.
     pub(crate) fn push(&self, repository: &str, tag: &str) {
-        let architecture = match std::env::consts::ARCH {
-            "aarch64" => "arm64",
-            "x86_64" => "amd64",
-            other => other,
-        };
         crane(&[
             "mutate",
             &self.base(),
             "--entrypoint",
             "/bin/busybox,sleep,1000000",
             "--set-platform",
-            &format!("linux/{architecture}"),
+            &platform(),
             "--label",
             &format!("push={}", self.next()),
             "--tag",
             &format!("{}/{repository}:{tag}", self.registry),
         ]);
+    }
+
+    /// Pushes an image with this layer alone, or over the one that all images share, and gives its name. Its user is not
+    /// root.
+    pub(crate) fn push_layer(&self, layer: &Path, over_base: bool) -> String {
+        let name = format!("{}/layer:{}", self.registry, self.unique_tag());
+        let (base, layer) = (self.base(), layer.to_string_lossy());
+        let under: &[&str] = match over_base {
+            true => &["--base", &base],
+            false => &["--oci-empty-base"],
+        };
+        let append = ["append", "--new_layer", &layer, "--new_tag", &name];
+        crane(&[&append, under].concat());
+        let platform = platform();
+        let mutate = ["mutate", &name, "--set-platform", &platform];
+        crane(&[&mutate[..], &["--user", "65534", "--tag", &name]].concat());
+        name
     }
 
     /// Pushes an OCI layout as it is.
@@ -78,6 +90,15 @@ impl Images {
     }
 }
 
+fn platform() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        "x86_64" => "amd64",
+        other => other,
+    };
+    format!("linux/{architecture}")
+}
+
 /// A root with busybox, the few names of it that tests use, and the directories a runtime mounts on.
 fn write_layer(root: &Path, layer: &Path) {
     for directory in ["bin", "etc", "dev", "proc", "sys", "tmp"] {
@@ -90,7 +111,7 @@ fn write_layer(root: &Path, layer: &Path) {
         .find(|path| path.is_file())
         .expect("the tier was checked");
     fs::copy(busybox, root.join("bin/busybox")).expect("busybox can be read");
-    for name in ["cat", "echo", "ls", "sh", "sleep"] {
+    for name in ["cat", "cp", "echo", "ls", "sh", "sleep"] {
         symlink("busybox", root.join("bin").join(name)).expect("the work directory is writable");
     }
     run(

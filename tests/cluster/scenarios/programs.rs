@@ -13,17 +13,16 @@ use super::status;
 use crate::harness::cluster::Cluster;
 use crate::harness::delivery::{Delivery, Product, payload};
 use crate::harness::ecr::{self, Ecr, HOST};
-use crate::harness::namespace::{Namespace, pod};
+use crate::harness::namespace::{Namespace, pod, pull_secrets_of};
+use crate::harness::release::Release;
 use crate::harness::tier::tools;
 use crate::harness::trials::Trials;
 use crate::harness::wait::{HAPPY, ONE_BACK_OFF, wait_for};
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.node(
-        "scenario_52_tokens_that_end_soon_from_the_ecr_credential_provider",
-        |cluster| {
-            tokens(cluster, Duration::from_secs(40));
-        },
+        "scenario_52_tokens_of_two_minutes_from_the_ecr_credential_provider",
+        tokens,
     );
     trials.api(
         "scenario_52_a_program_that_crashes_hangs_or_talks_nonsense",
@@ -33,37 +32,48 @@ pub(crate) fn register(trials: &mut Trials) {
     trials.api("scenario_55_a_file_is_followed_through_symlink_swaps", file);
 }
 
-/// The lifetime that was asked for.
-pub(crate) fn register_soak(trials: &mut Trials) {
-    trials.node("soak_scenario_52_tokens_of_two_minutes", |cluster| {
-        tokens(cluster, Duration::from_secs(120));
-    });
+/// Trials of the installed product.
+pub(crate) fn register_install(trials: &mut Trials) {
+    trials.node(
+        "scenario_52_a_program_from_an_image_that_is_copied_or_mounted",
+        |cluster| {
+            for is_copied in [true, false] {
+                from_image(cluster, is_copied);
+            }
+        },
+    );
 }
 
 const GENERATIONS: usize = 5;
-/// Longest life of a token.
-const TOKEN_LIMIT: Duration = Duration::from_secs(120);
+/// How long a token opens the registry.
+const LIFETIME: Duration = Duration::from_secs(120);
+/// How long an answer holds, as `ecr-credential-provider` says: half the life of its token.
+const HOLDS: Duration = Duration::from_secs(60);
 
-/// How `ecr-credential-provider` is run. It says that an answer holds for half the life of its token.
-fn ecr_entry(ecr: &Ecr) -> String {
-    let env = [
+/// Variables that lead `ecr-credential-provider` to the stand-in.
+fn environment(ecr: &Ecr) -> [Value; 3] {
+    [
         ("AWS_ENDPOINT_URL_ECR", ecr.url()),
         ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE".to_owned()),
         ("AWS_SECRET_ACCESS_KEY", "hunter2".to_owned()),
-    ];
-    let env = env.map(|(name, value)| json!({"value": value, "name": name}));
+    ]
+    .map(|(name, value)| json!({"name": name, "value": value}))
+}
+
+/// How it is run by a controller that is a process of the machine.
+fn ecr_entry(ecr: &Ecr) -> String {
     let exec = json!({
         "command": tools().join("ecr-credential-provider"),
         "images": [HOST, format!("{HOST}/team/app")],
-        "env": env,
+        "env": environment(ecr),
     });
     format!("{{name: ecr, namespaces: NAMESPACES, source: {{exec: {exec}}}}}")
 }
 
-fn tokens(cluster: &Cluster, lifetime: Duration) {
+fn tokens(cluster: &Cluster) {
     const REPOSITORY: &str = "team/short-lived";
     let kit = cluster.registries();
-    let ecr = Ecr::start(kit, REPOSITORY, lifetime);
+    let ecr = Ecr::start(kit, REPOSITORY, LIFETIME);
     let product = Product::start(cluster, &["ecr"], &ecr_entry(&ecr));
     let delivery = &product.delivery;
     // It stands in, and does not run the program.
@@ -73,7 +83,7 @@ fn tokens(cluster: &Cluster, lifetime: Duration) {
     for round in 1..=GENERATIONS {
         // A machine may be slow, and one generation passed by.
         generation = until_newer(&ecr, &namespaces, generation);
-        for namespace in namespaces.iter().take(2) {
+        for namespace in &namespaces {
             let image = kit.fresh(HOST, REPOSITORY);
             product.until_injected(namespace, &image, &["ecr"]);
             let name = format!("round-{round}");
@@ -92,18 +102,21 @@ fn tokens(cluster: &Cluster, lifetime: Duration) {
             .then_some(())
             .ok_or_else(|| writes.to_string())
     });
-    let given = ecr.given();
-    let refreshed = lifetime / 2 * 2 / 3;
     // On a machine that is slow enough, the Lease is lost: then the next one asks for itself.
     if !other.log().contains("leading") {
-        for pair in given.windows(2) {
+        for pair in ecr.given().windows(2) {
             let pause = pair[1] - pair[0];
-            assert!(pause >= refreshed - lifetime / 10, "asked after {pause:?}");
+            assert!(pause >= HOLDS * 3 / 5, "asked after {pause:?}");
         }
         assert_eq!(other.metric(RUNS), 0.0, "who stands in asks nobody");
+        wait_for("one run for each token", HAPPY, || {
+            let (runs, given) = (delivery.controller.metric(RUNS), ecr.given().len() as f64);
+            assert!(runs <= given, "{runs} runs for {given} tokens");
+            (runs == given)
+                .then_some(())
+                .ok_or_else(|| format!("{runs} runs for {given} tokens"))
+        });
     }
-    let runs = both(RUNS);
-    assert!(runs <= ecr.given().len() as f64, "{runs} runs");
     assert!(!delivery.controller.log().contains("hunter2"));
 }
 
@@ -112,7 +125,7 @@ fn tokens(cluster: &Cluster, lifetime: Duration) {
 fn until_newer(ecr: &Ecr, namespaces: &[Namespace<'_>], generation: usize) -> usize {
     wait_for(
         &format!("a token after the {generation}th"),
-        TOKEN_LIMIT,
+        LIFETIME,
         || {
             let newest = ecr.given().len();
             let expected = BASE64_STANDARD.encode(ecr::payload(newest));
@@ -125,6 +138,47 @@ fn until_newer(ecr: &Ecr, namespaces: &[Namespace<'_>], generation: usize) -> us
             Ok(newest)
         },
     )
+}
+
+/// The two documented ways of a program into the controller of an installed product, and a Pod that is pulled by what
+/// it gives.
+fn from_image(cluster: &Cluster, is_copied: bool) {
+    const REPOSITORY: &str = "team/by-program";
+    let kit = cluster.registries();
+    let ecr = Ecr::start(kit, REPOSITORY, LIFETIME);
+    let image = kit.push_program("ecr-credential-provider", is_copied);
+    let mut plugins = json!({"image": image});
+    if !is_copied {
+        plugins["copyCommand"] = json!([]);
+    }
+    let release = Release::prepare(cluster);
+    let source = json!({"exec": {"command": "ecr-credential-provider", "images": [HOST]}});
+    let namespaces = [&release.pods.name];
+    let controller = json!({
+        "plugins": plugins,
+        "extraEnv": environment(&ecr),
+        "resources": {"limits": {"memory": "384Mi"}},
+    });
+    release.install(&json!({
+        "controller": controller,
+        "rules": {
+            "pullSecrets": [{"name": "ecr", "namespaces": namespaces, "source": source}],
+            "rules": [{"name": "ecr", "pullSecrets": ["ecr"]}],
+        },
+    }));
+    for pod in release.role("controller") {
+        assert_eq!(pod["spec"]["initContainers"].is_array(), is_copied);
+    }
+    let pod = pod("app", &[("app", &kit.fresh(HOST, REPOSITORY))]);
+    wait_for("the Pod gets its pull secret", HAPPY, || {
+        let found = pull_secrets_of(&release.pods.dry_run(&pod)?);
+        (found == ["ecr"])
+            .then_some(())
+            .ok_or_else(|| format!("{found:?}"))
+    });
+    release.pods.create_object("pods", &pod);
+    release.pods.running("app");
+    release.pods.assert_pulled_at_once("app");
 }
 
 /// Runs that gave something.

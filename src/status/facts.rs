@@ -6,10 +6,11 @@ use std::sync::Arc;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use serde::Serialize;
 
-use super::pods::FailingPod;
 use crate::delivery::{SourceRef, State};
 use crate::index::{Index, IndexDocument};
 use crate::installation::{Looked, Names};
+use crate::recovery::pods::FailingPod;
+use crate::recovery::stuck::Judge;
 use crate::rules::config::{Deliver, PullSecretConfig, Source};
 use crate::rules::{RulesConfig, Ruleset};
 use crate::snapshot::{Namespaces, Snapshot};
@@ -135,6 +136,15 @@ impl Facts {
         let labels = namespaces.map(|(name, known)| (name.clone(), Arc::new(known.labels.clone())));
         let namespaces = Namespaces::Seen(Arc::new(labels.collect()));
         Snapshot::new(self.ruleset.clone(), Arc::new(index), namespaces, 1)
+    }
+
+    /// What decides about Pods with it; about those of Jobs, only with `jobs`.
+    pub fn judge<'a>(&'a self, snapshot: &'a Snapshot, jobs: bool) -> Judge<'a> {
+        Judge {
+            webhook: self.webhook.as_ref(),
+            snapshot,
+            jobs,
+        }
     }
 }
 

@@ -11,3 +11,19 @@ pub mod failure;
 pub mod images;
 pub mod pods;
 pub mod stuck;
+
+use std::sync::Arc;
+
+use crate::delivery::State;
+use crate::index::{Index, IndexDocument};
+use crate::rules::Ruleset;
+use crate::snapshot::{Namespaces, Snapshot};
+
+/// What a webhook decides with that has these rules and this index, and knows the namespaces of `state`.
+pub fn snapshot(ruleset: Arc<Ruleset>, index: Option<&IndexDocument>, state: &State) -> Snapshot {
+    let index: Index = index.map(IndexDocument::to_index).unwrap_or_default();
+    let namespaces = state.namespaces.known().into_iter().flatten();
+    let labels = namespaces.map(|(name, known)| (name.clone(), Arc::new(known.labels.clone())));
+    let namespaces = Namespaces::Seen(Arc::new(labels.collect()));
+    Snapshot::new(ruleset, Arc::new(index), namespaces, 1)
+}

@@ -5,7 +5,8 @@
 //! API server --watches--> board (state, queue) --writer, 8 at a time---> API server: copies, accounts
 //!                            |-- index ---------------------------------> ConfigMap, for the webhook
 //!                            |-- announce ------------------------------> metrics, Events
-//!                            `-- prober <---> registries, about what the rules say
+//!                            |-- prober <---> registries, about what the rules say
+//!                            `-- recoverer, if wanted ------------------> API server: evictions
 //! ```
 //! Watches run in every replica; the rest only while it leads, but for one thing: who does not lead stands
 //! in for a leader that does not create what a Pod waits for. What to do is decided by
@@ -17,10 +18,14 @@ mod board;
 mod copies;
 mod given;
 mod index;
+mod patience;
 mod prober;
 mod queue;
+mod recoverer;
 mod watches;
 mod writer;
+
+pub(super) use self::recoverer::Surroundings;
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -39,6 +44,7 @@ use self::copies::Copies;
 use self::index::Publisher;
 use self::prober::{Authorities, Prober};
 use self::queue::Duty;
+use self::recoverer::Recoverer;
 use self::watches::Watches;
 use self::writer::Writer;
 use super::budget::Budget;
@@ -77,6 +83,8 @@ pub(super) struct Parts {
     pub(super) delivery_metrics: DeliveryMetrics,
     /// Files and directories of authorities that registries are verified by.
     pub(super) registry_ca: Vec<PathBuf>,
+    /// For who evicts Pods, if somebody should.
+    pub(super) recovery: Option<Surroundings>,
 }
 
 /// The one that delivers, while it leads.
@@ -85,6 +93,7 @@ pub(super) struct Delivery {
     publisher: Publisher,
     announcer: Announcer,
     prober: Prober,
+    recoverer: Option<Recoverer>,
 }
 
 impl Delivery {
@@ -108,6 +117,7 @@ impl Delivery {
             }
             pending().await
         });
+        let rules = parts.rules.clone();
         tasks.spawn(plan(
             Arc::clone(&board),
             parts.rules,
@@ -115,7 +125,18 @@ impl Delivery {
         ));
         let followed = (Arc::clone(&board), parts.index_seen.clone());
         tasks.spawn(async move { match index::follow(followed.0, followed.1).await {} });
+        let recoverer = parts.recovery.map(|surroundings| Recoverer {
+            board: Arc::clone(&board),
+            client: parts.client.clone(),
+            rules,
+            events: parts.events.clone(),
+            metrics: parts.delivery_metrics.clone(),
+            panics: panics.clone(),
+            surroundings,
+            memory: Default::default(),
+        });
         Self {
+            recoverer,
             writer: Writer {
                 board: Arc::clone(&board),
                 copies: Copies {
@@ -173,11 +194,17 @@ impl Delivery {
         let _leading = Leading::begin(&self.writer.board);
         // What this process heard when it led before is older than what is published.
         self.prober.board.change_if(State::forget_answers);
+        let recover = async {
+            if let Some(recoverer) = &mut self.recoverer {
+                recoverer.run(stop).await;
+            }
+        };
         tokio::join!(
             self.publisher.run(owner, stop),
             self.writer.run(Duty::Lead, stop),
             self.announcer.run(stop),
             self.prober.run(stop),
+            recover,
         );
     }
 }

@@ -98,43 +98,13 @@ pub(super) struct Delivery {
 
 impl Delivery {
     /// Starts to look at everything; writes nothing yet.
-    pub(super) fn start(tasks: &mut JoinSet<()>, parts: Parts) -> Self {
+    pub(super) fn start(tasks: &mut JoinSet<()>, mut parts: Parts) -> Self {
         let board = Arc::new(Board::default());
-        let instance = Arc::new(parts.instance);
+        let instance = Arc::new(parts.instance.clone());
         let panics = parts.metrics.panics.clone();
-        let watches = Watches {
-            board: Arc::clone(&board),
-            connection: parts.connection,
-            metrics: parts.metrics,
-            instance: Arc::clone(&instance),
-            namespace: parts.namespace.clone(),
-            programs: parts.programs,
-            runs: parts.delivery_metrics.program_runs.clone(),
-        };
-        tasks.spawn(async move {
-            if let Err(error) = watches.run().await {
-                tracing::error!(%error, "nothing can be delivered");
-            }
-            pending().await
-        });
-        let rules = parts.rules.clone();
-        tasks.spawn(plan(
-            Arc::clone(&board),
-            parts.rules,
-            parts.namespace.clone(),
-        ));
-        let followed = (Arc::clone(&board), parts.index_seen.clone());
-        tasks.spawn(async move { match index::follow(followed.0, followed.1).await {} });
-        let recoverer = parts.recovery.map(|surroundings| Recoverer {
-            board: Arc::clone(&board),
-            client: parts.client.clone(),
-            rules,
-            events: parts.events.clone(),
-            metrics: parts.delivery_metrics.clone(),
-            panics: panics.clone(),
-            surroundings,
-            memory: Default::default(),
-        });
+        look(tasks, &board, &instance, &parts);
+        let recovery = parts.recovery.take();
+        let recoverer = recovery.map(|surroundings| Recoverer::new(&board, &parts, surroundings));
         Self {
             recoverer,
             writer: Writer {
@@ -207,6 +177,29 @@ impl Delivery {
             recover,
         );
     }
+}
+
+/// Keeps the board up to date with what is there, in tasks of their own.
+fn look(tasks: &mut JoinSet<()>, board: &Arc<Board>, instance: &Arc<Instance>, parts: &Parts) {
+    let watches = Watches {
+        board: Arc::clone(board),
+        connection: parts.connection.clone(),
+        metrics: Arc::clone(&parts.metrics),
+        instance: Arc::clone(instance),
+        namespace: parts.namespace.clone(),
+        programs: parts.programs.clone(),
+        runs: parts.delivery_metrics.program_runs.clone(),
+    };
+    tasks.spawn(async move {
+        if let Err(error) = watches.run().await {
+            tracing::error!(%error, "nothing can be delivered");
+        }
+        pending().await
+    });
+    let namespace = parts.namespace.clone();
+    tasks.spawn(plan(Arc::clone(board), parts.rules.clone(), namespace));
+    let (board, seen) = (Arc::clone(board), parts.index_seen.clone());
+    tasks.spawn(async move { match index::follow(board, seen).await {} });
 }
 
 /// The one that creates what a Pod waits for, while another one leads who may be dead.

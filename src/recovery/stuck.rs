@@ -221,7 +221,7 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
         json!({"kind": kind, "name": "web", "controller": true})
     }
 
-    fn listed(pod: &Value, has_login: Looked<bool>, jobs: bool) -> Option<StuckPod> {
+    fn listed(pod: &Value, has_login: &Looked<bool>, jobs: bool) -> Option<StuckPod> {
         let ruleset = Ruleset::compile(&rules::load(RULES).unwrap());
         let namespaces = Namespaces::Seen(Arc::default());
         let snapshot = Snapshot::new(Arc::new(ruleset), Arc::default(), namespaces, 1);
@@ -239,7 +239,7 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
 
     /// Whether a Pod with this owner is evicted.
     fn check_owner(kind: &str, jobs: bool, expected: bool) {
-        let found = listed(&pod(&owner(kind)), Looked::Seen(true), jobs).unwrap();
+        let found = listed(&pod(&owner(kind)), &Looked::Seen(true), jobs).unwrap();
         let is_evicted = found.fate == Fate::Evictable;
         assert_eq!(is_evicted, expected, "{kind}");
         assert_eq!(found.reason.is_none(), expected, "{kind}");
@@ -258,7 +258,7 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
         }
         check_owner("Job", false, false);
         check_owner("Job", true, true);
-        let alone = listed(&pod(&json!({})), Looked::Seen(true), true).unwrap();
+        let alone = listed(&pod(&json!({})), &Looked::Seen(true), true).unwrap();
         assert_eq!(alone.fate, Fate::Left);
         assert_eq!(alone.owner, None);
         assert!(alone.fix.contains("create it again"), "{}", alone.fix);
@@ -272,7 +272,7 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
             let status = pod["status"].as_object_mut().unwrap();
             let statuses = status.entry(list).or_insert_with(|| json!([]));
             statuses.as_array_mut().unwrap().push(running.clone());
-            let found = listed(&pod, Looked::Seen(true), false).unwrap();
+            let found = listed(&pod, &Looked::Seen(true), false).unwrap();
             assert_eq!(found.fate, Fate::Left, "{list}");
             assert!(!is_stuck(&pod), "{list}");
         }
@@ -281,10 +281,10 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
     #[test]
     fn only_who_would_get_a_login_for_a_failing_image_is_listed() {
         let pod = pod(&owner("ReplicaSet"));
-        assert!(listed(&pod, Looked::Seen(true), false).is_some());
-        assert!(listed(&pod, Looked::Seen(false), false).is_none());
-        assert!(listed(&pod, Looked::Absent, false).is_none());
-        let unseen = listed(&pod, Looked::Denied("no".to_owned()), false).unwrap();
+        assert!(listed(&pod, &Looked::Seen(true), false).is_some());
+        assert!(listed(&pod, &Looked::Seen(false), false).is_none());
+        assert!(listed(&pod, &Looked::Absent, false).is_none());
+        let unseen = listed(&pod, &Looked::Denied("no".to_owned()), false).unwrap();
         assert_eq!(unseen.fate, Fate::Left);
     }
 

@@ -21,6 +21,7 @@ use super::super::Recovery;
 use super::super::events::{Events, Reason};
 use super::super::health::Caller;
 use super::super::rules::Loaded;
+use super::Parts;
 use super::board::Board;
 use super::patience::Patience;
 use crate::delivery::CopyState;
@@ -57,19 +58,19 @@ pub(in super::super) struct Surroundings {
 
 /// The one that evicts.
 pub(super) struct Recoverer {
-    pub(super) board: Arc<Board>,
-    pub(super) client: Client,
-    pub(super) rules: watch::Receiver<Option<Arc<Loaded>>>,
-    pub(super) events: Events,
-    pub(super) metrics: DeliveryMetrics,
-    pub(super) panics: IntCounter,
-    pub(super) surroundings: Surroundings,
-    pub(super) memory: Memory,
+    board: Arc<Board>,
+    client: Client,
+    rules: watch::Receiver<Option<Arc<Loaded>>>,
+    events: Events,
+    metrics: DeliveryMetrics,
+    panics: IntCounter,
+    surroundings: Surroundings,
+    memory: Memory,
 }
 
 /// What is remembered from look to look.
 #[derive(Default)]
-pub(super) struct Memory {
+struct Memory {
     patience: Patience,
     /// The compiled rules, and the hash of their text.
     ruleset: Option<(String, Arc<Ruleset>)>,
@@ -80,6 +81,19 @@ pub(super) struct Memory {
 }
 
 impl Recoverer {
+    pub(super) fn new(board: &Arc<Board>, parts: &Parts, surroundings: Surroundings) -> Self {
+        Self {
+            board: Arc::clone(board),
+            client: parts.client.clone(),
+            rules: parts.rules.clone(),
+            events: parts.events.clone(),
+            metrics: parts.delivery_metrics.clone(),
+            panics: parts.metrics.panics.clone(),
+            surroundings,
+            memory: Memory::default(),
+        }
+    }
+
     /// Looks and evicts until `stop` drains.
     pub(super) async fn run(&mut self, stop: &Stop) {
         self.memory.footing = None;

@@ -39,9 +39,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::certificates::Certificates;
-use self::delivery::{Delivery, Parts};
+use self::delivery::{Delivery, Parts, Surroundings};
 use self::events::Events;
-use self::health::Health;
+use self::health::{Caller, Health};
 use self::leader::Election;
 use self::programs::Programs;
 use self::rules::{Announcer, Loaded, Verdict};
@@ -86,10 +86,21 @@ pub struct Config {
     pub rotation_wait: Duration,
     /// Whether pull secrets are delivered; then this is the ConfigMap of the index.
     pub delivery: Option<String>,
+    /// Whether and how Pods that a restart would fix are evicted; only where pull secrets are delivered.
+    pub recovery: Option<Recovery>,
     /// Directory of the programs that rules call by a plain name.
     pub plugins: PathBuf,
     /// Files and directories of authorities that the registries of probes are verified by.
     pub registry_ca: Vec<PathBuf>,
+}
+
+/// How Pods that a restart would fix are evicted.
+#[derive(Debug, Clone, Copy)]
+pub struct Recovery {
+    /// Most in a minute.
+    pub evictions_per_minute: u32,
+    /// Time from one look for such Pods to the next.
+    pub interval: Duration,
 }
 
 /// Who makes the certificates, and who writes `caBundle`.
@@ -288,7 +299,7 @@ impl Controller {
         let api = |client| self.namespaced(client);
         let parts = Parts {
             connection: self.connection.clone(),
-            client,
+            client: client.clone(),
             namespace: namespace.clone(),
             instance: Instance::new(namespace, webhook_configuration),
             index: index.clone(),
@@ -301,6 +312,12 @@ impl Controller {
             programs: Programs::new(self.config.plugins.clone()),
             delivery_metrics: self.metrics.delivery()?,
             registry_ca: self.config.registry_ca.clone(),
+            recovery: self.config.recovery.map(|recovery| Surroundings {
+                rules_config_map: self.config.rules_config_map.clone(),
+                webhook_configuration: webhook_configuration.clone(),
+                caller: self.caller(client),
+                recovery,
+            }),
         };
         Ok(Some(Delivery::start(tasks, parts)))
     }
@@ -313,9 +330,7 @@ impl Controller {
         let condition = |name| self.readiness.condition(name, "not asked for yet");
         let health = Health {
             stored,
-            services: self.namespaced(client),
-            namespace: self.config.namespace.clone(),
-            service: self.config.service.clone(),
+            caller: self.caller(client),
             configuration: condition("configuration"),
             webhook: condition("webhook"),
         };
@@ -323,6 +338,14 @@ impl Controller {
             health.earn().await;
             pending().await
         });
+    }
+
+    fn caller(&self, client: Client) -> Caller {
+        Caller {
+            services: self.namespaced(client),
+            namespace: self.config.namespace.clone(),
+            service: self.config.service.clone(),
+        }
     }
 
     fn certificates(&self, client: Client, stored: Stored, events: Events) -> Certificates {

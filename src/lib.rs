@@ -22,6 +22,7 @@ pub mod manifest;
 pub mod metrics;
 pub mod pki;
 pub mod probe;
+pub mod recovery;
 pub mod rules;
 pub mod shutdown;
 pub mod snapshot;

@@ -4,23 +4,22 @@
 //! ```text
 //! API server --fetch--> Facts --report--> Report       decided by `delivery` and `admission` themselves
 //!            --sweep--> what copies are there, and their end
-//!            --recovery--> Pods that a restart would fix, and their eviction
+//!            --recovery--> Pods that a restart would fix, as `crate::recovery` finds them, and their eviction
 //! ```
 //! `fetch`, `pull::fetch`, `sweep` and `recovery` ask with the caller's rights, and what they may not see is said, not an error. The
 //! rest is pure. Of Secrets it keeps what [`crate::delivery`] keeps, and shows only names, keys and ends of
-//! tokens; nothing in it writes but [`sweep::clean`] and [`recovery::evict`].
+//! tokens; nothing in it writes but [`sweep::clean`] and [`recovery::evict_all`].
 
 pub mod cleanup;
 pub mod facts;
 mod fetch;
 pub mod keys;
-pub mod pods;
 pub mod pull;
 pub mod recovery;
 pub mod report;
+pub mod restarts;
 #[cfg(test)]
 pub(crate) mod sound;
-pub mod stuck;
 pub mod sweep;
 
 pub use facts::{Facts, Unseen, first_few};

@@ -7,10 +7,16 @@ use std::time::Duration;
 
 use super::webhook::HUNG_READ_MAX;
 use crate::cluster::client::Connection;
-use crate::controller::{CertificateMode, Config, Controller};
+use crate::controller::{CertificateMode, Config, Controller, Recovery};
 use crate::logging;
 use crate::pki::rotation::ROTATION_WAIT;
+use crate::recovery::eviction::EVICTIONS_PER_MINUTE_MAX;
 use crate::shutdown::{self, Signals};
+
+/// Evictions a minute unless somebody says otherwise: a third of what `recover` takes, since nobody looks on.
+const EVICTIONS_PER_MINUTE: u32 = 10;
+/// Seconds between two looks for Pods. A list of those that are pending is a page or a few.
+const RECOVERY_INTERVAL_SECONDS: u64 = 60;
 
 /// Deliver pull secrets, keep the webhook's certificates and caBundle, and report bad rules as Events
 ///
@@ -52,6 +58,18 @@ struct DeliveryArgs {
     /// what they cover
     #[arg(long)]
     delivery: bool,
+    /// Evict Pods that wait for an image, whose owner makes them anew, and that would get a pull secret then
+    /// which is in their namespace already: as `pullpass recover --yes` does, by itself
+    #[arg(long, requires = "delivery")]
+    recovery: bool,
+    /// Evictions a minute at most
+    #[arg(long, value_name = "N", default_value_t = EVICTIONS_PER_MINUTE,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(EVICTIONS_PER_MINUTE_MAX)))]
+    evictions_per_minute: u32,
+    /// Time from one look for such Pods to the next, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = RECOVERY_INTERVAL_SECONDS,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    recovery_interval: u64,
     /// Directory of the programs that rules call by a plain name (source: {exec: …})
     #[arg(long, value_name = "DIR", default_value = "/plugins")]
     plugins: PathBuf,
@@ -116,6 +134,10 @@ impl ControllerArgs {
                 .delivery
                 .delivery
                 .then_some(self.delivery.index_config_map),
+            recovery: self.delivery.recovery.then_some(Recovery {
+                evictions_per_minute: self.delivery.evictions_per_minute,
+                interval: Duration::from_secs(self.delivery.recovery_interval),
+            }),
             plugins: self.delivery.plugins,
         }
     }
@@ -191,6 +213,16 @@ mod tests {
         assert_eq!(args.delivery.index_config_map, "pullpass-index");
         assert!(!args.delivery.delivery, "the chart says so, not a guess");
         assert_eq!(args.service_account, "pullpass-controller");
+        assert_eq!(args.delivery.evictions_per_minute, 10);
+    }
+
+    #[test]
+    fn pods_are_evicted_only_where_pull_secrets_are_delivered_and_somebody_asks_for_it() {
+        assert!(!parse("--delivery").unwrap().delivery.recovery);
+        assert!(parse("--delivery --recovery").unwrap().delivery.recovery);
+        assert!(parse("--recovery").is_err());
+        assert!(parse("--delivery --recovery --evictions-per-minute 0").is_err());
+        assert!(parse("--delivery --recovery --recovery-interval 0").is_err());
     }
 
     #[test]

@@ -9,8 +9,9 @@ use super::live::{self, InstallationArgs, Live};
 use super::terminal::{Progress, printable, wrapped};
 use super::{CliError, Format, Outcome};
 use crate::installation::ApiServer;
-use crate::status::recovery::{self, EVICTIONS_PER_MINUTE, EVICTIONS_PER_MINUTE_MAX, Which};
-use crate::status::stuck::{Fate, StuckPod, StuckReport};
+use crate::recovery::eviction::EVICTIONS_PER_MINUTE_MAX;
+use crate::recovery::stuck::{Fate, StuckPod};
+use crate::status::recovery::{self, EVICTIONS_PER_MINUTE, StuckReport, Which};
 
 /// List Pods that wait for an image and that a restart would fix, and with --yes evict them
 ///
@@ -75,7 +76,7 @@ async fn recover(args: &RecoverArgs) -> Result<StuckReport, CliError> {
     let (server, mut report) = look(&args.installation, which, &progress).await?;
     if args.yes {
         let show = |done: &str| progress.show(done);
-        recovery::evict(&server, &mut report, args.per_minute, &show).await;
+        recovery::evict_all(&server, &mut report, args.per_minute, &show).await;
     }
     Ok(report)
 }

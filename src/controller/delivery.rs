@@ -5,7 +5,8 @@
 //! API server --watches--> board (state, queue) --writer, 8 at a time---> API server: copies, accounts
 //!                            |-- index ---------------------------------> ConfigMap, for the webhook
 //!                            |-- announce ------------------------------> metrics, Events
-//!                            `-- prober <---> registries, about what the rules say
+//!                            |-- prober <---> registries, about what the rules say
+//!                            `-- recoverer, if wanted ------------------> API server: evictions
 //! ```
 //! Watches run in every replica; the rest only while it leads, but for one thing: who does not lead stands
 //! in for a leader that does not create what a Pod waits for. What to do is decided by
@@ -17,10 +18,14 @@ mod board;
 mod copies;
 mod given;
 mod index;
+mod patience;
 mod prober;
 mod queue;
+mod recoverer;
 mod watches;
 mod writer;
+
+pub(super) use self::recoverer::Surroundings;
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -39,6 +44,7 @@ use self::copies::Copies;
 use self::index::Publisher;
 use self::prober::{Authorities, Prober};
 use self::queue::Duty;
+use self::recoverer::Recoverer;
 use self::watches::Watches;
 use self::writer::Writer;
 use super::budget::Budget;
@@ -77,6 +83,8 @@ pub(super) struct Parts {
     pub(super) delivery_metrics: DeliveryMetrics,
     /// Files and directories of authorities that registries are verified by.
     pub(super) registry_ca: Vec<PathBuf>,
+    /// For who evicts Pods, if somebody should.
+    pub(super) recovery: Option<Surroundings>,
 }
 
 /// The one that delivers, while it leads.
@@ -85,37 +93,20 @@ pub(super) struct Delivery {
     publisher: Publisher,
     announcer: Announcer,
     prober: Prober,
+    recoverer: Option<Recoverer>,
 }
 
 impl Delivery {
     /// Starts to look at everything; writes nothing yet.
-    pub(super) fn start(tasks: &mut JoinSet<()>, parts: Parts) -> Self {
+    pub(super) fn start(tasks: &mut JoinSet<()>, mut parts: Parts) -> Self {
         let board = Arc::new(Board::default());
-        let instance = Arc::new(parts.instance);
+        let instance = Arc::new(parts.instance.clone());
         let panics = parts.metrics.panics.clone();
-        let watches = Watches {
-            board: Arc::clone(&board),
-            connection: parts.connection,
-            metrics: parts.metrics,
-            instance: Arc::clone(&instance),
-            namespace: parts.namespace.clone(),
-            programs: parts.programs,
-            runs: parts.delivery_metrics.program_runs.clone(),
-        };
-        tasks.spawn(async move {
-            if let Err(error) = watches.run().await {
-                tracing::error!(%error, "nothing can be delivered");
-            }
-            pending().await
-        });
-        tasks.spawn(plan(
-            Arc::clone(&board),
-            parts.rules,
-            parts.namespace.clone(),
-        ));
-        let followed = (Arc::clone(&board), parts.index_seen.clone());
-        tasks.spawn(async move { match index::follow(followed.0, followed.1).await {} });
+        look(tasks, &board, &instance, &parts);
+        let recovery = parts.recovery.take();
+        let recoverer = recovery.map(|surroundings| Recoverer::new(&board, &parts, surroundings));
         Self {
+            recoverer,
             writer: Writer {
                 board: Arc::clone(&board),
                 copies: Copies {
@@ -173,13 +164,42 @@ impl Delivery {
         let _leading = Leading::begin(&self.writer.board);
         // What this process heard when it led before is older than what is published.
         self.prober.board.change_if(State::forget_answers);
+        let recover = async {
+            if let Some(recoverer) = &mut self.recoverer {
+                recoverer.run(stop).await;
+            }
+        };
         tokio::join!(
             self.publisher.run(owner, stop),
             self.writer.run(Duty::Lead, stop),
             self.announcer.run(stop),
             self.prober.run(stop),
+            recover,
         );
     }
+}
+
+/// Keeps the board up to date with what is there, in tasks of their own.
+fn look(tasks: &mut JoinSet<()>, board: &Arc<Board>, instance: &Arc<Instance>, parts: &Parts) {
+    let watches = Watches {
+        board: Arc::clone(board),
+        connection: parts.connection.clone(),
+        metrics: Arc::clone(&parts.metrics),
+        instance: Arc::clone(instance),
+        namespace: parts.namespace.clone(),
+        programs: parts.programs.clone(),
+        runs: parts.delivery_metrics.program_runs.clone(),
+    };
+    tasks.spawn(async move {
+        if let Err(error) = watches.run().await {
+            tracing::error!(%error, "nothing can be delivered");
+        }
+        pending().await
+    });
+    let namespace = parts.namespace.clone();
+    tasks.spawn(plan(Arc::clone(board), parts.rules.clone(), namespace));
+    let (board, seen) = (Arc::clone(board), parts.index_seen.clone());
+    tasks.spawn(async move { match index::follow(board, seen).await {} });
 }
 
 /// The one that creates what a Pod waits for, while another one leads who may be dead.

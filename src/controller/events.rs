@@ -1,6 +1,6 @@
 //! Events: what an administrator sees with `kubectl describe` of an object of ours.
 //!
-//! Only on namespaced objects, in our own namespace. An Event that cannot be written is a log line:
+//! Only on namespaced objects, in our own namespace; and on a Pod that was evicted, in its own. An Event that cannot be written is a log line:
 //! nothing waits for it. No Event holds a byte of a key.
 
 use std::collections::HashMap;
@@ -56,6 +56,8 @@ pub(super) enum Reason {
     PermissionMissing,
     /// The index does not fit into a ConfigMap.
     IndexTooLarge,
+    /// A Pod was evicted, so that it gets a pull secret when it is made anew.
+    EvictedForPullSecret,
 }
 
 impl Reason {
@@ -66,7 +68,8 @@ impl Reason {
             | Self::CaBundleApplied
             | Self::RulesValid
             | Self::SourceUsable
-            | Self::CredentialAccepted => EventType::Normal,
+            | Self::CredentialAccepted
+            | Self::EvictedForPullSecret => EventType::Normal,
             Self::CertificateLost
             | Self::CaBundleOverwritten
             | Self::SecretNotOurs
@@ -103,6 +106,7 @@ impl Reason {
             | Self::AccountRefused
             | Self::PermissionMissing
             | Self::IndexTooLarge => "Deliver",
+            Self::EvictedForPullSecret => "Recover",
         }
     }
 }
@@ -139,7 +143,7 @@ impl Events {
         recorder.or_insert_with(new).clone()
     }
 
-    /// Says `note` about an object of our namespace.
+    /// Says `note` about an object, in its namespace.
     pub(super) async fn publish(&self, regarding: &ObjectReference, reason: Reason, note: &str) {
         let event = Event {
             type_: reason.type_(),
@@ -189,6 +193,7 @@ mod tests {
             (Reason::SourceUnusable, true),
             (Reason::CopyNotOurs, true),
             (Reason::SourceUsable, false),
+            (Reason::EvictedForPullSecret, false),
         ] {
             assert_eq!(reason.type_() == EventType::Warning, warns, "{reason:?}");
         }

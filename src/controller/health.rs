@@ -24,11 +24,17 @@ const PATH: &str = "/mutate";
 /// Asks until both conditions are met.
 pub(super) struct Health {
     pub(super) stored: Stored,
+    pub(super) caller: Caller,
+    pub(super) configuration: Condition,
+    pub(super) webhook: Condition,
+}
+
+/// Calls the webhook as an API server does.
+#[derive(Clone)]
+pub(super) struct Caller {
     pub(super) services: Api<Service>,
     pub(super) namespace: String,
     pub(super) service: String,
-    pub(super) configuration: Condition,
-    pub(super) webhook: Condition,
 }
 
 impl Health {
@@ -69,16 +75,21 @@ impl Health {
             // Met before: it may be another by now, and is asked for again in a moment.
             Err(_) => {}
         }
-        let answered = self.call(bundle).await;
+        let answered = self.caller.call(bundle).await;
         match &answered {
             Ok(()) => self.webhook.met(),
             Err(problem) => self.webhook.unmet(&**problem),
         }
         answered
     }
+}
 
-    /// One call to the Service's own address, which needs no name server.
-    async fn call(&self, bundle: &[u8]) -> Result<(), String> {
+impl Caller {
+    /// One call to the Service's own address, which needs no name server; verified against `bundle`, PEM.
+    ///
+    /// # Errors
+    /// Why nobody answered.
+    pub(super) async fn call(&self, bundle: &[u8]) -> Result<(), String> {
         let Self {
             service, namespace, ..
         } = self;

@@ -237,8 +237,8 @@ impl ApiServer {
         object.map(|object| object.data.unwrap_or_default().remove(key))
     }
 
-    /// Every object of a collection that `params` choose, page by page; `each` is told of each, and may
-    /// read as little of it as it wants.
+    /// Every object of a collection that `params` choose, page by page, [`PAGE_OBJECTS`] in one unless they say
+    /// otherwise; `each` is told of each, and may read as little of it as it wants.
     pub async fn each<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -246,7 +246,8 @@ impl ApiServer {
         reading: Reading,
         mut each: impl FnMut(T),
     ) -> Looked<()> {
-        let mut params = params.clone().limit(PAGE_OBJECTS);
+        let mut params = params.clone();
+        params.limit.get_or_insert(PAGE_OBJECTS);
         loop {
             let text = match self.page(path, &params, reading).await {
                 Looked::Seen(text) => text,

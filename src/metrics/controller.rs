@@ -74,6 +74,7 @@ pub struct DeliveryMetrics {
     pub index_too_large: IntGauge,
     /// Runs of programs that give credentials.
     pub program_runs: ProgramRuns,
+    recoveries: IntCounterVec,
 }
 
 /// How often programs were asked, by what came of it.
@@ -139,7 +140,22 @@ impl DeliveryMetrics {
                     &["outcome"],
                 )?,
             )?),
+            recoveries: super::register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "pullpass_recoveries_total",
+                        "Pods that were to be evicted so that they get a pull secret, by what came of it",
+                    ),
+                    &["outcome"],
+                )?,
+            )?,
         })
+    }
+
+    /// Counts a Pod that was to be evicted. Outcomes come from the program.
+    pub fn recovered(&self, outcome: &'static str) {
+        self.recoveries.with_label_values(&[outcome]).inc();
     }
 }
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use serde::Serialize;
 
-use super::pods::FailingPod;
 use crate::delivery::source::Origin;
 use crate::delivery::{SourceRef, State};
-use crate::index::{Index, IndexDocument};
+use crate::index::IndexDocument;
 use crate::installation::{Looked, Names};
+use crate::recovery::stuck::Judge;
+use crate::recovery::{self, pods::FailingPod};
 use crate::rules::config::{Deliver, PullSecretConfig};
 use crate::rules::{RulesConfig, Ruleset};
-use crate::snapshot::{Namespaces, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// Everything that was found.
 #[derive(Debug)]
@@ -123,12 +124,16 @@ impl Facts {
 
     /// What a webhook that knows all this decides with.
     pub fn snapshot(&self) -> Snapshot {
-        let index = self.index.as_ref().map(IndexDocument::to_index);
-        let index: Index = index.unwrap_or_default();
-        let namespaces = self.state.namespaces.known().into_iter().flatten();
-        let labels = namespaces.map(|(name, known)| (name.clone(), Arc::new(known.labels.clone())));
-        let namespaces = Namespaces::Seen(Arc::new(labels.collect()));
-        Snapshot::new(self.ruleset.clone(), Arc::new(index), namespaces, 1)
+        recovery::snapshot(self.ruleset.clone(), self.index.as_ref(), &self.state)
+    }
+
+    /// What decides about Pods with it; about those of Jobs, only with `jobs`.
+    pub fn judge<'a>(&'a self, snapshot: &'a Snapshot, jobs: bool) -> Judge<'a> {
+        Judge {
+            webhook: self.webhook.as_ref(),
+            snapshot,
+            jobs,
+        }
     }
 }
 

@@ -12,7 +12,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::facts::{Expiry, Facts, SourceFacts, Unseen, first_few};
-use super::pods::{FailingPod, pull_secrets};
 use crate::cluster::account;
 use crate::cluster::secret::view;
 use crate::credential::keyring::without_user_info;
@@ -26,6 +25,7 @@ use crate::index::document::{INDEX_KEY, rules_hash};
 use crate::installation::{
     ApiServer, Found, Looked, Names, Reading, delivers, webhook_of, with_component,
 };
+use crate::recovery::pods::{FailingPod, pull_secrets};
 use crate::rules::config::{Deliver, RULES_KEY};
 use crate::rules::{self, RulesConfig, Ruleset};
 

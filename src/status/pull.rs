@@ -2,16 +2,13 @@
 //! `pullpass explain pod/NAME`.
 //!
 //! ```text
-//! API server --fetch--> PodFacts --report--> PullReport        with images and failure for the kubelet's part
+//! API server --fetch--> PodFacts --report--> PullReport        with `recovery`'s images and failure for the kubelet's part
 //! ```
 //! Only `fetch` asks, with the caller's rights; what it may not see is said. The rest is pure. Of Secrets only
 //! keys and whether they can be used are kept.
 
-pub mod failure;
 pub mod fetch;
-pub mod images;
 pub mod report;
 
-pub use failure::Failure;
 pub use fetch::{CannotExplainError, fetch};
 pub use report::{PullReport, report};

@@ -1,28 +1,43 @@
-//! Asks the API server for Pods that a restart would fix, and evicts them. An eviction is the API server's: it
-//! holds PodDisruptionBudgets, and takes away the very Pod that was looked at.
+//! Pods that a restart would fix, as `status --stuck` and `recover` list them, and what became of them. Which those
+//! are, and how one is evicted, is in [`crate::recovery`].
 
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{ListParams, Preconditions};
+use kube::api::ListParams;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::facts::Unseen;
 use super::fetch::{CannotLookError, Looking, at_once};
-use super::pods::FailingPod;
 use super::pull::fetch::PullSecret;
-use super::stuck::{Fate, Secrets, StuckPod, StuckReport, is_stuck, stuck, wanted};
 use crate::cluster::secret::view;
-use crate::installation::{ApiServer, Found, Looked, Reading, Removal};
+use crate::image::ImageRef;
+use crate::installation::{ApiServer, Found, Looked, Reading};
+use crate::recovery::eviction::{evict, pause};
+use crate::recovery::pods::FailingPod;
+use crate::recovery::stuck::{Fate, Judge, StuckPod};
 
 /// Evictions a minute unless somebody says otherwise: a scheduler and a registry take one in two seconds
 /// beside their other work.
 pub const EVICTIONS_PER_MINUTE: u32 = 30;
-/// Most that somebody may ask for: ten a second, a fifth of what kubectl's client asks an API server.
-pub const EVICTIONS_PER_MINUTE_MAX: u32 = 600;
-/// A Pod that waits changes with each attempt to pull, so that the version looked at may be old already.
-const ATTEMPTS_MAX: usize = 5;
+
+/// Secrets by namespace and name, as far as Pods would get them.
+type Secrets = BTreeMap<(String, String), Looked<PullSecret>>;
+
+/// Everything that `status --stuck` and `recover` say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StuckReport {
+    /// Where pullpass runs.
+    pub namespace: String,
+    /// Its Helm release.
+    pub release: String,
+    /// The Pods.
+    pub pods: Vec<StuckPod>,
+    /// What could not be looked at.
+    pub unseen: Vec<Unseen>,
+}
 
 /// Which Pods.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +91,15 @@ pub async fn look(
         looking.facts.pods.extend(failing);
     }
     let facts = looking.facts;
-    let secrets = secrets(server, wanted(&facts), progress).await;
+    let snapshot = facts.snapshot();
+    let judge = facts.judge(&snapshot, which.jobs);
+    let secrets = secrets(server, wanted(&judge, &facts.pods), progress).await;
+    let pods = facts.pods.iter();
+    let pods = pods.filter_map(|pod| {
+        judge.stuck(pod, |name, images| {
+            has_login(&secrets, (&pod.namespace, name), images)
+        })
+    });
     let denied = secrets.iter().filter_map(|((namespace, name), seen)| {
         let right = format!("get secrets/{name} -n {namespace}");
         Some((format!("{namespace}/{name}"), Unseen::of("", &right, seen)?))
@@ -85,14 +108,38 @@ pub async fn look(
     Ok(StuckReport {
         namespace: facts.names.namespace.clone(),
         release: facts.names.release.clone(),
-        pods: stuck(&facts, &secrets, which.jobs),
+        pods: pods.collect(),
         unseen: facts.unseen.into_iter().chain(denied).collect(),
     })
 }
 
+/// Namespace and name of each Secret that a Pod which waits would get.
+fn wanted(judge: &Judge<'_>, pods: &[FailingPod]) -> BTreeSet<(String, String)> {
+    let wanted = pods.iter().flat_map(|pod| {
+        let adds = judge.adds(pod).into_iter();
+        adds.map(|name| (pod.namespace.clone(), name))
+    });
+    wanted.collect()
+}
+
+/// Whether a Secret has a login for one of these images.
+fn has_login(
+    secrets: &Secrets,
+    (namespace, name): (&str, &str),
+    images: &[ImageRef<'_>],
+) -> Looked<bool> {
+    let seen = secrets.get(&(namespace.to_owned(), name.to_owned()));
+    let covers = |secret: PullSecret| {
+        let keyring = secret.keyring.ok();
+        let covers = |image| keyring.as_ref()?.covering_key(image);
+        images.iter().any(|image| covers(image).is_some())
+    };
+    seen.cloned().unwrap_or(Looked::Absent).map(covers)
+}
+
 async fn secrets(
     server: &ApiServer,
-    wanted: Vec<(String, String)>,
+    wanted: BTreeSet<(String, String)>,
     progress: &dyn Fn(&str),
 ) -> Secrets {
     let looks = wanted.into_iter().map(async |(namespace, name)| {
@@ -110,13 +157,13 @@ async fn secrets(
 }
 
 /// Evicts those that may be, one after the other, so many a minute; what cannot be stops no other.
-pub async fn evict(
+pub async fn evict_all(
     server: &ApiServer,
     report: &mut StuckReport,
     per_minute: u32,
     progress: &dyn Fn(&str),
 ) {
-    let pause = Duration::from_secs(60) / per_minute.clamp(1, EVICTIONS_PER_MINUTE_MAX);
+    let pause = pause(per_minute);
     let all = report.count(Fate::Evictable);
     let evictable = report.pods.iter_mut();
     let evictable = evictable.filter(|pod| pod.fate == Fate::Evictable);
@@ -128,32 +175,18 @@ pub async fn evict(
         if done > 0 {
             tokio::time::sleep(pause).await;
         }
-        let removal = evict_one(server, pod).await;
-        pod.set(removal);
+        evict(server, pod).await;
     }
 }
 
-/// Evicts this very Pod, if it still waits.
-async fn evict_one(server: &ApiServer, pod: &StuckPod) -> Removal {
-    let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.pod);
-    for _ in 0..ATTEMPTS_MAX {
-        let object: Value = match server.object(&path).await {
-            Looked::Seen(object) => object,
-            Looked::Absent => return Removal::Changed,
-            Looked::Denied(said) | Looked::Failed(said) => return Removal::Failed(said),
-        };
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-        if text("/metadata/uid") != Some(&pod.uid) || !is_stuck(&object) {
-            return Removal::Changed;
-        }
-        let exactly = Preconditions {
-            uid: Some(pod.uid.clone()),
-            resource_version: text("/metadata/resourceVersion").map(str::to_owned),
-        };
-        match server.evict(&pod.namespace, &pod.pod, &exactly).await {
-            Removal::Changed => {}
-            other => return other,
-        }
+impl StuckReport {
+    /// How many Pods are like this.
+    pub fn count(&self, fate: Fate) -> usize {
+        self.pods.iter().filter(|pod| pod.fate == fate).count()
     }
-    Removal::Failed("it keeps changing; run it again".to_owned())
+
+    /// How many are still there.
+    pub fn left(&self) -> usize {
+        self.pods.len() - self.count(Fate::Evicted) - self.count(Fate::Recovered)
+    }
 }

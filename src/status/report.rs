@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::facts::{Expiry, Facts, Unseen};
 use super::keys::{WithoutKey, without_key};
-use super::pods::{Restart, restarts};
+use super::restarts::{Restart, restarts};
 use crate::delivery::{CopyState, Instance, SourceRef, Step};
 use crate::index::IndexDocument;
 use crate::index::document::{ProbeResult, SecretDocument, StateDocument};
@@ -180,7 +180,7 @@ pub fn report(facts: &Facts, now: u64) -> Report {
         })
         .collect();
     let snapshot = facts.snapshot();
-    let mut restarts = restarts(&facts.pods, &snapshot, facts.webhook.as_ref());
+    let mut restarts = restarts(&facts.pods, &facts.judge(&snapshot, false));
     let helped: usize = restarts.iter().map(|restart| restart.pods.len()).sum();
     restarts.retain(|restart| {
         pull_secrets

@@ -112,7 +112,7 @@ fn incident_37_outside_its_namespace_the_controller_reaches_secrets_by_name_and_
             "delivery" => (&["harbor", "later", "rare", "registry-aliyun"], &["cloud"]),
             "delivery-existing-rules" | "delivery-unfenced" => (&["harbor"], &[]),
             "delivery-names-like-numbers" => (&["007"], &[]),
-            "delivery-attached" => (&["harbor"], &[]),
+            "delivery-attached" | "recovery" => (&["harbor"], &[]),
             "plugins" => (&["ecr"], &[]),
             _ => (&[], &[]),
         };
@@ -149,7 +149,9 @@ fn incident_37_outside_its_namespace_the_controller_reaches_secrets_by_name_and_
 fn pods_are_looked_at_only_where_something_may_be_delivered_on_demand() {
     for rendered in RENDERED.iter() {
         let rights = rights(rendered, "controller");
-        let looks = rights.iter().any(|right| right.has("resources", "pods"));
+        let mut rights = rights.iter();
+        let looks =
+            rights.any(|right| right.has("resources", "pods") && right.has("verbs", "watch"));
         // The chart cannot see the rules, or sees such an entry.
         let may = rendered.case.starts_with("delivery")
             && !matches!(
@@ -157,6 +159,31 @@ fn pods_are_looked_at_only_where_something_may_be_delivered_on_demand() {
                 "delivery-without-names" | "delivery-attached"
             );
         assert_eq!(looks, may, "{}", rendered.place());
+    }
+}
+
+/// What the controller has for the eviction of Pods is there with the value, and only then.
+#[test]
+fn incident_26_pods_are_evicted_only_where_the_values_say_so() {
+    for rendered in RENDERED.iter() {
+        let rights = rights(rendered, "controller");
+        let elsewhere = |resource: &str, verb: &str| {
+            let mut elsewhere = rights.iter().filter(|right| !right.own_namespace);
+            elsewhere.any(|right| right.has("resources", resource) && right.has("verbs", verb))
+        };
+        let recovers = rendered.case == "recovery";
+        let place = rendered.place();
+        assert_eq!(elsewhere("pods/eviction", "create"), recovers, "{place}");
+        assert_eq!(elsewhere("events", "create"), recovers, "{place}");
+        assert_eq!(
+            rendered.text.contains("- --recovery\n"),
+            recovers,
+            "{place}"
+        );
+        assert!(!recovers || elsewhere("pods", "get"), "{place}");
+        for verb in ["create", "patch", "delete"] {
+            assert!(!elsewhere("pods", verb), "{place}");
+        }
     }
 }
 

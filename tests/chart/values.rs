@@ -39,6 +39,8 @@ plugins Deployment pullpass-controller /spec/template/spec/containers/0/volumeMo
 plugins Deployment pullpass-controller /spec/template/spec/volumes/1 {"emptyDir": {}, "name": "plugins"}
 plugins Deployment pullpass-webhook /spec/template/spec/initContainers null
 defaults Deployment pullpass-controller /spec/template/spec/initContainers null
+recovery Deployment pullpass-controller /spec/template/spec/containers/0/args/16 "--recovery"
+recovery Deployment pullpass-controller /spec/template/spec/containers/0/args/17 "--evictions-per-minute=5"
 host-network Deployment pullpass-webhook /spec/template/spec/dnsPolicy "ClusterFirstWithHostNet"
 existing-rules Deployment pullpass-webhook /spec/template/spec/containers/0/args/2 "--rules-config-map=rules-of-the-platform-team"
 existing-rules ConfigMap pullpass-rules /kind null
@@ -104,7 +106,7 @@ fn rendered_rules_are_valid_rules() {
                 assert!(found.is_ok(), "{}: {found:?}", rendered.place());
                 let expected = match &*rendered.case {
                     "rules" | "delivery-attached" => 2,
-                    "delivery" | "plugins" => 1,
+                    "delivery" | "plugins" | "recovery" => 1,
                     _ => 0,
                 };
                 assert_eq!(found.unwrap().rules.len(), expected, "{}", rendered.place());

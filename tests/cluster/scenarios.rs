@@ -29,6 +29,7 @@ mod pods;
 mod probe;
 mod programs;
 mod reach;
+mod recovery;
 mod registries;
 mod rights;
 mod sources;
@@ -99,6 +100,7 @@ fn register_daily(trials: &mut Trials) {
     import::register(trials);
     registries::register(trials);
     explain::register(trials);
+    recovery::register(trials);
     controls::register(trials);
     literal::register(trials);
     reach::register(trials);

@@ -54,6 +54,10 @@ What one value may hold on its own is said in values.schema.json.
 {{- $findings = append $findings (printf "delivery.enabled with existingRulesConfigMap %s: the chart cannot see which Secrets those rules hand out, and permissions are by name; list them in delivery.secretNames, or set delivery.enabled to false" .Values.existingRulesConfigMap) -}}
 {{- end -}}
 
+{{- if and .Values.controller.recovery.enabled (not .Values.delivery.enabled) -}}
+{{- $findings = append $findings "controller.recovery without delivery.enabled: only Pods are evicted that would get a copy which the controller delivers; set delivery.enabled, or leave controller.recovery.enabled off" -}}
+{{- end -}}
+
 {{- $plugins := .Values.controller.plugins -}}
 {{- if and $plugins.image (not $plugins.copyCommand) (semverCompare "<1.36-0" .Capabilities.KubeVersion.Version) -}}
 {{- $findings = append $findings (printf "controller.plugins without copyCommand on Kubernetes %s: before 1.36 image volumes are mounted noexec, and no program in them could run; set controller.plugins.copyCommand" .Capabilities.KubeVersion.Version) -}}

@@ -9,7 +9,7 @@ use super::text::Page;
 use crate::cli::live::{self, Live};
 use crate::cli::terminal::{Progress, printable, wrapped};
 use crate::cli::{CliError, Outcome};
-use crate::status::pull::images::ImageState;
+use crate::recovery::images::ImageState;
 use crate::status::pull::report::{ImageReport, PodSecretReport, PodSecretState};
 use crate::status::pull::{self, PullReport};
 

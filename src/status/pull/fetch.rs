@@ -8,15 +8,15 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
 use serde_json::Value;
 
-use super::images::PodEvent;
 use crate::admission::{PodView, decide_pod};
 use crate::cluster::secret::view;
 use crate::credential::{DockerConfig, Keyring};
 use crate::delivery::{SecretView, SourceSecret};
 use crate::installation::{ApiServer, Found, Looked, Reading};
+use crate::recovery::images::PodEvent;
+use crate::recovery::pods::{FailingPod, pull_secrets};
 use crate::status::facts::{Facts, Unseen};
 use crate::status::fetch::Looking;
-use crate::status::pods::{FailingPod, pull_secrets};
 
 /// Everything about one Pod.
 #[derive(Debug)]

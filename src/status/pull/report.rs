@@ -6,9 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::failure::Failure;
 use super::fetch::{PodFacts, PullSecret};
-use super::images::{ImageState, PodImage, images};
 use crate::admission::PodView;
 use crate::admission::explanation::{Explanation, explain};
 use crate::credential::Keyring;
@@ -16,11 +14,13 @@ use crate::credential::docker_config::redacted;
 use crate::delivery::CopyState;
 use crate::image::ImageRef;
 use crate::installation::Looked;
+use crate::recovery::failure::Failure;
+use crate::recovery::images::{ImageState, PodImage, images};
+use crate::recovery::pods::{Owner, pull_secrets};
 use crate::rules::SecretId;
 use crate::rules::config::PullSecretConfig;
 use crate::snapshot::Snapshot;
 use crate::status::facts::{Facts, Unseen};
-use crate::status::pods::{Owner, pull_secrets};
 
 /// Everything that is said of one Pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -100,6 +100,25 @@ impl<'a> Installation<'a> {
         self.grant(&name, &json!([]), &json!([patch]));
     }
 
+    /// What the chart adds for the eviction of Pods, and the reading of the webhook configuration and of the rules, which
+    /// a watch does elsewhere.
+    pub(crate) fn grant_recovery(&self) {
+        let name = format!("{}-recovery", self.namespace.name);
+        let role = json!([rule("", "configmaps", &[RULES], &["get"])]);
+        let cluster_role = json!([
+            rule(
+                "admissionregistration.k8s.io",
+                "mutatingwebhookconfigurations",
+                &[&self.namespace.name],
+                &["get"]
+            ),
+            rule("", "pods", &[], &["get", "list"]),
+            rule("", "pods/eviction", &[], &["create"]),
+            rule("events.k8s.io", "events", &[], &["create"]),
+        ]);
+        self.grant(&name, &role, &cluster_role);
+    }
+
     /// Gives the controller's account a Role and a ClusterRole of this name.
     fn grant(&self, name: &str, role: &Value, cluster_role: &Value) {
         const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
@@ -233,14 +252,9 @@ impl<'a> Installation<'a> {
 
     /// Notes of the Events of this reason.
     pub(crate) fn events(&self, reason: &str) -> Vec<String> {
-        let name = &self.namespace.name;
-        let path = format!("/apis/events.k8s.io/v1/namespaces/{name}/events");
-        let list = self.cluster.api.get(&path).unwrap_or_default();
-        let events = list["items"].as_array().cloned().unwrap_or_default();
-        let of_reason = events.iter().filter(|event| event["reason"] == reason);
-        of_reason
-            .filter_map(|event| event["note"].as_str().map(ToOwned::to_owned))
-            .collect()
+        let events = self.namespace.events_of(reason).into_iter();
+        let notes = events.filter_map(|event| event["note"].as_str().map(ToOwned::to_owned));
+        notes.collect()
     }
 }
 

@@ -17,6 +17,15 @@ use super::webhook::{Pullpass, Reach, Registration};
 
 /// Arguments of a controller that delivers and does nothing else.
 pub(crate) const DELIVERS: &[&str] = &["--delivery", "--certificates", "none"];
+/// Arguments of one that also evicts Pods that a restart would fix, at once.
+pub(crate) const RECOVERS: &[&str] = &[
+    "--delivery",
+    "--certificates",
+    "none",
+    "--recovery",
+    "--recovery-interval=1",
+    "--evictions-per-minute=120",
+];
 /// Every ServiceAccount of the trial's namespaces gets `regcred`.
 pub(crate) const ATTACHED: &str =
     "{name: regcred, namespaces: NAMESPACES, serviceAccounts: [\"*\"]}";
@@ -50,6 +59,15 @@ impl<'a> Delivery<'a> {
         installation.grant_delivery(secret_names);
         let start = |installation: &Installation<'_>| installation.controller_at(api, DELIVERS);
         Self::run(cluster, installation, start, pull_secrets)
+    }
+
+    /// The same, without a rule, with a controller that also evicts Pods that a restart would fix.
+    pub(crate) fn recovering(cluster: &'a Cluster) -> Self {
+        let installation = Installation::create(cluster, "recover", "");
+        installation.grant_delivery(&["regcred"]);
+        installation.grant_recovery();
+        let start = |installation: &Installation<'_>| installation.controller(RECOVERS);
+        Self::run(cluster, installation, start, "")
     }
 
     /// The same with one source `regcred`, which every namespace of the trial gets, and every

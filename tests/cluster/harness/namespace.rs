@@ -242,6 +242,15 @@ impl<'a> Namespace<'a> {
             .collect()
     }
 
+    /// The Events of this reason, about any object.
+    pub(crate) fn events_of(&self, reason: &str) -> Vec<Value> {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.name);
+        let list = self.cluster.api.get(&path).unwrap_or_default();
+        let mut events = list["items"].as_array().cloned().unwrap_or_default();
+        events.retain(|event| event["reason"] == reason);
+        events
+    }
+
     /// Creates a Pod, waits until it runs, and says how long that took.
     #[track_caller]
     pub(crate) fn time_to_running(&self, pod: &Value) -> Duration {

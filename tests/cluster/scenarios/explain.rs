@@ -1,12 +1,11 @@
-//! `pullpass explain pod/NAME` and `pullpass recover` on the node: each way not to get an image is brought about,
-//! and told from the others by the words of a real kubelet and containerd; who is stuck runs again.
+//! `pullpass explain pod/NAME` on the node: each way not to get an image is brought about, and told from the others by
+//! the words of a real kubelet and containerd.
 
-use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::status::{ask, create_deployment, deployment};
+use super::status::create_deployment;
 use crate::harness::cluster::Cluster;
 use crate::harness::delivery::Delivery;
 use crate::harness::namespace::{
@@ -19,31 +18,36 @@ use crate::registry::{ALPHA, Account, BETA, token_config};
 
 pub(crate) fn register(trials: &mut Trials) {
     trials.node("scenario_60_each_failure_is_explained", scenario_60);
-    trials.node(
-        "recovery_of_a_deployment_under_a_budget_and_of_nobody_else",
-        recovery,
-    );
 }
 
 /// The rules that make a Pod with an image of [`ALPHA`] pull.
 const ENTRY: &str = "{name: regcred, namespaces: NAMESPACES}";
 
 /// An installation without a rule, and a namespace that its webhook sees.
-struct Trial<'a> {
+pub(super) struct Trial<'a> {
     cluster: &'a Cluster,
-    delivery: Delivery<'a>,
+    pub(super) delivery: Delivery<'a>,
     _webhook: Pullpass,
-    team: Namespace<'a>,
+    pub(super) team: Namespace<'a>,
 }
 
 impl<'a> Trial<'a> {
-    fn start(cluster: &'a Cluster) -> Self {
-        let delivery = Delivery::start(cluster, &["regcred"], "");
+    pub(super) fn start(cluster: &'a Cluster) -> Self {
+        Self::of(cluster, Delivery::start(cluster, &["regcred"], ""))
+    }
+
+    /// The same of this delivery.
+    pub(super) fn of(cluster: &'a Cluster, delivery: Delivery<'a>) -> Self {
         create_deployment(&delivery);
         let webhook = Pullpass::following(cluster, delivery.own(), &cluster.plane.kubeconfig);
         webhook.until_ready();
         let group = &delivery.own().name;
-        Registration::pullpass(group, Reach::Url(webhook.url())).create(cluster);
+        delivery.installation.delete_configuration();
+        let registration = Registration {
+            name: group.clone(),
+            ..Registration::pullpass(group, Reach::Url(webhook.url()))
+        };
+        registration.create(cluster);
         let team = delivery.namespace_labelled("team", &json!({"pullpass-test": group}));
         Self {
             cluster,
@@ -54,7 +58,7 @@ impl<'a> Trial<'a> {
     }
 
     /// From now on, Pods with an image of [`ALPHA`] get its login.
-    fn make_rule(&self) {
+    pub(super) fn make_rule(&self) {
         let login = docker_config(&[ALPHA.entry()]).to_string();
         self.delivery.make_source("regcred", &login);
         self.delivery.set_pull_secrets(ENTRY);
@@ -245,98 +249,4 @@ fn scenario_60(cluster: &Cluster) {
         "{report}"
     );
     assert_eq!(report["pull_secrets"][0]["state"], "current", "{report}");
-}
-
-/// Names and uids of the Pods of a namespace.
-fn pods(team: &Namespace<'_>) -> Result<BTreeMap<String, String>, String> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let pods = team.list("pods", "")?.into_iter();
-    let named = pods.map(|pod| {
-        (
-            text(&pod["metadata"]["name"]),
-            text(&pod["metadata"]["uid"]),
-        )
-    });
-    Ok(named.collect())
-}
-
-/// A Deployment of two Pods that takes none away before its successor runs.
-fn careful_deployment(image: &str) -> Value {
-    let mut deployment = deployment(image);
-    deployment["spec"]["replicas"] = json!(2);
-    deployment["spec"]["strategy"] = json!({"rollingUpdate": {"maxSurge": 2, "maxUnavailable": 0}});
-    deployment
-}
-
-fn recovery(cluster: &Cluster) {
-    let trial = Trial::start(cluster);
-    let team = &trial.team;
-    let kit = cluster.registries();
-    // Two run; two newer ones wait for an image, and nobody may go below two.
-    let public = careful_deployment(&kit.fresh_public("recover/web")).to_string();
-    team.kubectl(&["apply", "-f", "-"], &public);
-    team.kubectl(
-        &["rollout", "status", "deployment/web", "--timeout=60s"],
-        "",
-    );
-    let budget = json!({
-        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web"},
-        "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}},
-    });
-    team.kubectl(&["create", "-f", "-"], &budget.to_string());
-    let private = kit.fresh(ALPHA.host, "recover/web");
-    team.kubectl(
-        &["apply", "-f", "-"],
-        &careful_deployment(&private).to_string(),
-    );
-    team.create_object("pods", &pod("alone", &[("app", &private)]));
-    trial.make_rule();
-    let recover = |words: &[&str]| ask(cluster, &trial.delivery, words);
-    let listed = ["recover", "--in", &team.name];
-    let seen = wait_for("three are stuck", ONE_BACK_OFF, || {
-        let said = recover(&listed);
-        let stuck = said.report["pods"].as_array().map_or(0, Vec::len);
-        (stuck == 3)
-            .then_some(said.report.clone())
-            .ok_or_else(|| said.text())
-    });
-    let fate = |pod: &Value| (pod["owner"].clone(), pod["fate"].clone());
-    let rows = seen["pods"].as_array().expect("it was counted");
-    let mut fates: Vec<_> = rows.iter().map(fate).collect();
-    fates.sort_by_key(|(owner, _)| owner.to_string());
-    let web = (json!("deployment/web"), json!("evictable"));
-    assert_eq!(fates, [web.clone(), web, (Value::Null, json!("left"))]);
-    let before = pods(team).expect("they can be listed");
-    assert_eq!(before.len(), 5, "{before:?}");
-    assert_eq!(recover(&["status", "--stuck"]).code, Some(1));
-    assert_eq!(recover(&listed).code, Some(1));
-    assert_eq!(
-        pods(team).as_ref(),
-        Ok(&before),
-        "a dry run changes nothing"
-    );
-
-    let done = recover(&[&listed[..], &["--yes", "--per-minute", "600"]].concat());
-    let evicted = done.report["pods"].as_array().into_iter().flatten();
-    let evicted = evicted.filter(|pod| pod["fate"] == "evicted");
-    assert_eq!(evicted.count(), 2, "{}", done.text());
-    wait_for("the new ones run", ONE_BACK_OFF, || {
-        let web = team.kubectl(&["get", "deployment", "web", "-o", "json"], "");
-        let web: Value = serde_json::from_str(&web).map_err(|error| error.to_string())?;
-        let status = &web["status"];
-        let available = status["availableReplicas"].as_u64().unwrap_or_default();
-        assert!(available >= 2, "below the budget: {status}");
-        let is_done = status["updatedReplicas"] == 2 && status["replicas"] == 2;
-        is_done.then_some(()).ok_or_else(|| status.to_string())
-    });
-    let after = pods(team).expect("they can be listed");
-    assert_eq!(after.get("alone"), before.get("alone"));
-    let left = recover(&listed);
-    let only = left.report["pods"].as_array().map(Vec::as_slice);
-    assert!(
-        matches!(only, Some([pod]) if pod["pod"] == "alone"),
-        "{}",
-        left.text()
-    );
-    assert_eq!(left.code, Some(1));
 }

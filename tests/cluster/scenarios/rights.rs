@@ -29,9 +29,10 @@ const COPIES: [&str; 3] = ["harbor", "rare", "regcred"];
 const SOURCES: [&str; 1] = ["vendors"];
 
 /// Values that bring every line of the page into force.
-fn values(delivers: bool) -> Value {
+fn values(delivers: bool, recovers: bool) -> Value {
     json!({
         "delivery": {"enabled": delivers},
+        "controller": {"recovery": {"enabled": recovers}},
         "rules": {"pullSecrets": [
             {"name": "harbor", "serviceAccounts": ["robot"]},
             {"name": "rare", "deliver": "OnDemand"},
@@ -92,7 +93,10 @@ fn rights_of_page(role: &str, values_on: &[&str], release: &str, places: &[Place
             continue;
         }
         let kind = what.split([' ', ',']).next().unwrap_or_default();
-        let resource = kind.to_lowercase().trim_end_matches('s').to_owned() + "s";
+        let resource = match kind.to_lowercase() {
+            subresource if subresource.contains('/') => subresource,
+            kind => kind.trim_end_matches('s').to_owned() + "s",
+        };
         let quoted = what.split('`').skip(1).step_by(2);
         let mut names: Vec<String> = quoted.map(|name| name.replace('…', release)).collect();
         if what.contains("names of the copies") {
@@ -139,7 +143,7 @@ fn rights_in_force(cluster: &Cluster, account: &str, namespace: &str) -> Rights 
 }
 
 /// Puts the accounts and roles of a release in force, and nothing else of it.
-fn grant(cluster: &Cluster, namespace: &Namespace<'_>, delivers: bool) {
+fn grant(cluster: &Cluster, namespace: &Namespace<'_>, delivers: bool, recovers: bool) {
     let name = &namespace.name;
     let arguments = [
         "template",
@@ -149,9 +153,8 @@ fn grant(cluster: &Cluster, namespace: &Namespace<'_>, delivers: bool) {
         "--show-only=templates/rbac-controller.yaml",
         "--show-only=templates/rbac-webhook.yaml",
     ];
-    let roles = cluster
-        .helm
-        .run(name, &arguments, &values(delivers).to_string());
+    let values = values(delivers, recovers).to_string();
+    let roles = cluster.helm.run(name, &arguments, &values);
     cluster.kubectl.run(&["apply", "--filename=-"], &roles);
 }
 
@@ -167,15 +170,20 @@ fn rights_are_what_the_page_says(cluster: &Cluster) {
         (&own, &[Place::OwnNamespace, Place::Everywhere]),
         (&other, &[Place::Everywhere]),
     ];
-    for (delivers, values_on) in [(false, &[][..]), (true, &["delivery.enabled"])] {
-        grant(cluster, &own, delivers);
+    let recovery = "controller.recovery.enabled";
+    for (delivers, values_on) in [
+        (false, &[][..]),
+        (true, &["delivery.enabled"]),
+        (true, &["delivery.enabled", recovery]),
+    ] {
+        grant(cluster, &own, delivers, values_on.contains(&recovery));
         for (namespace, places) in places {
             // What everybody may, as to ask what one may.
             let nobody = format!("system:serviceaccount:{}:default", own.name);
             let everybodys = rights_in_force(cluster, &nobody, &namespace.name);
             for role in ["webhook", "controller"] {
                 let expected = rights_of_page(role, values_on, &own.name, places);
-                let what = format!("{role}, delivery {delivers}, in {}", namespace.name);
+                let what = format!("{role}, {values_on:?}, in {}", namespace.name);
                 wait_for(&what, HAPPY, || {
                     let account = account(&own, role);
                     let mut found = rights_in_force(cluster, &account, &namespace.name);
@@ -198,7 +206,7 @@ fn no_other_secret(cluster: &Cluster) {
     let other = Namespace::create(cluster, "elsewhere", "none");
     let secret = json!({"metadata": {"name": "theirs"}, "stringData": {"password": "theirs"}});
     other.create_object("secrets", &secret);
-    grant(cluster, &own, true);
+    grant(cluster, &own, true, true);
     let controller = format!("--as={}", account(&own, "controller"));
     let ask = |arguments: &[&str]| {
         let arguments = [&["get", "secrets", &controller], arguments].concat();
@@ -221,7 +229,7 @@ fn no_other_secret(cluster: &Cluster) {
         assert!(error.contains("(Forbidden)"), "{forbidden:?}: {error}");
     }
     // Without delivery, not even those.
-    grant(cluster, &own, false);
+    grant(cluster, &own, false, false);
     wait_for("nothing elsewhere is in reach", HAPPY, || {
         match ask(&["--all-namespaces", &named(COPIES[0])]) {
             Err(error) if error.contains("(Forbidden)") => Ok(()),

@@ -7,34 +7,26 @@
 //! so that its Pods are left unless somebody says otherwise; static Pods name no Secrets and are never in the
 //! list.
 
-use std::collections::BTreeMap;
-
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::facts::{Facts, Unseen};
+use super::images::failing;
 use super::pods::{FailingPod, Owner};
-use super::pull::fetch::PullSecret;
-use super::pull::images::failing;
 use crate::admission::{PodView, decide_pod};
 use crate::image::ImageRef;
 use crate::installation::{Looked, Removal};
 use crate::snapshot::Snapshot;
 
-/// Secrets by namespace and name, as far as Pods would get them.
-pub type Secrets = BTreeMap<(String, String), Looked<PullSecret>>;
-
-/// Everything that `status --stuck` and `recover` say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct StuckReport {
-    /// Where pullpass runs.
-    pub namespace: String,
-    /// Its Helm release.
-    pub release: String,
-    /// The Pods.
-    pub pods: Vec<StuckPod>,
-    /// What could not be looked at.
-    pub unseen: Vec<Unseen>,
+/// What decides about Pods.
+#[derive(Debug, Clone, Copy)]
+pub struct Judge<'a> {
+    /// How the API server is told to ask the webhook; `None` if that was not found.
+    pub webhook: Option<&'a MutatingWebhook>,
+    /// What a webhook decides with.
+    pub snapshot: &'a Snapshot,
+    /// Whether Pods of Jobs may be evicted.
+    pub jobs: bool,
 }
 
 /// A Pod that a restart would fix.
@@ -57,6 +49,9 @@ pub struct StuckPod {
     /// Which of all Pods that ever had its name.
     #[serde(skip)]
     pub uid: String,
+    /// When the API server made it, as it says so: RFC 3339, in whole seconds.
+    #[serde(skip)]
+    pub created: String,
 }
 
 /// What may become of a Pod, or has.
@@ -86,58 +81,50 @@ pub fn is_stuck(pod: &Value) -> bool {
 
 /// Whether a container runs: beside it, another may wait for its image.
 fn runs(pod: &Value) -> bool {
-    let statuses = pod.pointer("/status/containerStatuses");
-    let mut statuses = statuses.and_then(Value::as_array).into_iter().flatten();
-    statuses.any(|status| status.pointer("/state/running").is_some())
+    let lists = ["/status/initContainerStatuses", "/status/containerStatuses"].into_iter();
+    let lists = lists.filter_map(|list| pod.pointer(list)?.as_array());
+    lists
+        .flatten()
+        .any(|status| status.pointer("/state/running").is_some())
 }
 
-/// Namespace and name of each Secret that a Pod which waits would get.
-pub fn wanted(facts: &Facts) -> Vec<(String, String)> {
-    let snapshot = facts.snapshot();
-    let pods = facts.pods.iter();
-    let mut wanted: Vec<_> = pods
-        .flat_map(|pod| {
-            let adds = adds(pod, facts, &snapshot).into_iter();
-            adds.map(|name| (pod.namespace.clone(), name))
-        })
-        .collect();
-    wanted.sort_unstable();
-    wanted.dedup();
-    wanted
-}
-
-/// What a Pod would get if it were created now.
-fn adds(pod: &FailingPod, facts: &Facts, snapshot: &Snapshot) -> Vec<String> {
-    let Ok(view) = PodView::parse(&pod.object) else {
-        return Vec::new();
-    };
-    if !pod.is_sent(facts.webhook.as_ref(), snapshot) {
-        return Vec::new();
+impl Judge<'_> {
+    /// What a Pod would get if it were created now.
+    pub fn adds(&self, pod: &FailingPod) -> Vec<String> {
+        let Ok(view) = PodView::parse(&pod.object) else {
+            return Vec::new();
+        };
+        if !pod.is_sent(self.webhook, self.snapshot) {
+            return Vec::new();
+        }
+        let decision = decide_pod(&pod.namespace, &view, self.snapshot);
+        let names = decision.inject.iter();
+        names.map(|&name| name.to_owned()).collect()
     }
-    let decision = decide_pod(&pod.namespace, &view, snapshot);
-    decision
-        .inject
-        .iter()
-        .map(|&name| name.to_owned())
-        .collect()
-}
 
-/// The Pods that a restart would fix; those of Jobs may be evicted only with `jobs`.
-pub fn stuck(facts: &Facts, secrets: &Secrets, jobs: bool) -> Vec<StuckPod> {
-    let snapshot = facts.snapshot();
-    let pods = facts.pods.iter();
-    pods.filter_map(|pod| {
-        let adds = adds(pod, facts, &snapshot);
+    /// What may become of a Pod; `None` if a restart would not fix it. `has_login` says whether the Secret of
+    /// this name, in the Pod's namespace, has a login for one of these images.
+    pub fn stuck(
+        &self,
+        pod: &FailingPod,
+        has_login: impl Fn(&str, &[ImageRef<'_>]) -> Looked<bool>,
+    ) -> Option<StuckPod> {
+        let adds = self.adds(pod);
         let object: Value = serde_json::from_slice(&pod.object).ok()?;
         if object.pointer("/metadata/deletionTimestamp").is_some() {
             return None;
         }
-        let help = help(pod, &adds, &failing(&object), secrets)?;
-        let reason = match help {
+        let failing = failing(&object);
+        let images = failing
+            .iter()
+            .filter_map(|image| ImageRef::parse(image).ok());
+        let images: Vec<_> = images.collect();
+        let reason = match help(&adds, |name| has_login(name, &images))? {
             Help::Unseen => Some("whether its pull secret is there could not be seen".to_owned()),
-            Help::Sure => pod.reason_to_leave(&object, jobs),
+            Help::Sure => pod.reason_to_leave(&object, self.jobs),
         };
-        let uid = object.pointer("/metadata/uid").and_then(Value::as_str);
+        let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
+        let text = |pointer| text(pointer).unwrap_or_default().to_owned();
         Some(StuckPod {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
@@ -151,10 +138,10 @@ pub fn stuck(facts: &Facts, secrets: &Secrets, jobs: bool) -> Vec<StuckPod> {
             fix: pod
                 .owner
                 .fix(&pod.namespace, std::slice::from_ref(&pod.name)),
-            uid: uid.unwrap_or_default().to_owned(),
+            uid: text("/metadata/uid"),
+            created: text("/metadata/creationTimestamp"),
         })
-    })
-    .collect()
+    }
 }
 
 /// How sure it is that a restart helps.
@@ -165,23 +152,13 @@ enum Help {
 }
 
 /// `None`: no Secret that the Pod would get has a login for an image that fails.
-fn help(pod: &FailingPod, adds: &[String], failing: &[String], secrets: &Secrets) -> Option<Help> {
-    let images: Vec<_> = failing
-        .iter()
-        .filter_map(|image| ImageRef::parse(image).ok())
-        .collect();
+fn help(adds: &[String], has_login: impl Fn(&str) -> Looked<bool>) -> Option<Help> {
     let mut helps = None;
     for name in adds {
-        match secrets.get(&(pod.namespace.clone(), name.clone())) {
-            Some(Looked::Seen(PullSecret { keyring, .. })) => {
-                let keyring = keyring.as_ref().ok();
-                let covers = |image| keyring.is_some_and(|ring| ring.covering_key(image).is_some());
-                if images.iter().any(covers) {
-                    return Some(Help::Sure);
-                }
-            }
-            Some(Looked::Denied(_) | Looked::Failed(_)) => helps = Some(Help::Unseen),
-            Some(Looked::Absent) | None => {}
+        match has_login(name) {
+            Looked::Seen(true) => return Some(Help::Sure),
+            Looked::Denied(_) | Looked::Failed(_) => helps = Some(Help::Unseen),
+            Looked::Seen(false) | Looked::Absent => {}
         }
     }
     helps
@@ -216,25 +193,19 @@ impl StuckPod {
     }
 }
 
-impl StuckReport {
-    /// How many Pods are like this.
-    pub fn count(&self, fate: Fate) -> usize {
-        self.pods.iter().filter(|pod| pod.fate == fate).count()
-    }
-
-    /// How many are still there.
-    pub fn left(&self) -> usize {
-        self.pods.len() - self.count(Fate::Evicted) - self.count(Fate::Recovered)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::sound;
     use super::*;
-    use crate::credential::Keyring;
-    use crate::credential::keyring::Key;
+    use crate::rules::{self, Ruleset};
+    use crate::snapshot::Namespaces;
     use serde_json::json;
+    use std::sync::Arc;
+
+    const RULES: &str = "apiVersion: pullpass.dev/v1alpha1
+kind: PullRules
+pullSecrets: [{name: harbor}]
+rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
+";
 
     fn pod(owner: &Value) -> Value {
         let waiting = json!({"reason": "ImagePullBackOff", "message": "401 Unauthorized"});
@@ -250,27 +221,25 @@ mod tests {
         json!({"kind": kind, "name": "web", "controller": true})
     }
 
-    fn secret(key: &str) -> Looked<PullSecret> {
-        let key = Key { key, usable: true };
-        Looked::Seen(PullSecret {
-            keyring: Ok(Keyring::new([key])),
-            fails_all: false,
-        })
-    }
-
-    fn listed(pod: &Value, secret: Looked<PullSecret>, jobs: bool) -> Option<StuckPod> {
-        let facts = Facts {
-            pods: vec![FailingPod::read(pod).unwrap()],
-            ..sound::facts()
+    fn listed(pod: &Value, has_login: &Looked<bool>, jobs: bool) -> Option<StuckPod> {
+        let ruleset = Ruleset::compile(&rules::load(RULES).unwrap());
+        let namespaces = Namespaces::Seen(Arc::default());
+        let snapshot = Snapshot::new(Arc::new(ruleset), Arc::default(), namespaces, 1);
+        let judge = Judge {
+            webhook: None,
+            snapshot: &snapshot,
+            jobs,
         };
-        let key = ("team".to_owned(), "harbor".to_owned());
-        assert_eq!(wanted(&facts), std::slice::from_ref(&key));
-        stuck(&facts, &[(key, secret)].into(), jobs).pop()
+        let pod = FailingPod::read(pod).unwrap();
+        judge.stuck(&pod, |name, images| {
+            assert_eq!((name, images.len()), ("harbor", 1));
+            has_login.clone()
+        })
     }
 
     /// Whether a Pod with this owner is evicted.
     fn check_owner(kind: &str, jobs: bool, expected: bool) {
-        let found = listed(&pod(&owner(kind)), secret("harbor.example.com"), jobs).unwrap();
+        let found = listed(&pod(&owner(kind)), &Looked::Seen(true), jobs).unwrap();
         let is_evicted = found.fate == Fate::Evictable;
         assert_eq!(is_evicted, expected, "{kind}");
         assert_eq!(found.reason.is_none(), expected, "{kind}");
@@ -289,7 +258,7 @@ mod tests {
         }
         check_owner("Job", false, false);
         check_owner("Job", true, true);
-        let alone = listed(&pod(&json!({})), secret("harbor.example.com"), true).unwrap();
+        let alone = listed(&pod(&json!({})), &Looked::Seen(true), true).unwrap();
         assert_eq!(alone.fate, Fate::Left);
         assert_eq!(alone.owner, None);
         assert!(alone.fix.contains("create it again"), "{}", alone.fix);
@@ -297,22 +266,25 @@ mod tests {
 
     #[test]
     fn who_runs_in_part_is_left() {
-        let mut pod = pod(&owner("ReplicaSet"));
         let running = json!({"name": "side", "state": {"running": {}}});
-        let statuses = pod["status"]["containerStatuses"].as_array_mut().unwrap();
-        statuses.push(running);
-        let found = listed(&pod, secret("harbor.example.com"), false).unwrap();
-        assert_eq!(found.fate, Fate::Left);
-        assert!(!is_stuck(&pod));
+        for list in ["containerStatuses", "initContainerStatuses"] {
+            let mut pod = pod(&owner("ReplicaSet"));
+            let status = pod["status"].as_object_mut().unwrap();
+            let statuses = status.entry(list).or_insert_with(|| json!([]));
+            statuses.as_array_mut().unwrap().push(running.clone());
+            let found = listed(&pod, &Looked::Seen(true), false).unwrap();
+            assert_eq!(found.fate, Fate::Left, "{list}");
+            assert!(!is_stuck(&pod), "{list}");
+        }
     }
 
     #[test]
     fn only_who_would_get_a_login_for_a_failing_image_is_listed() {
         let pod = pod(&owner("ReplicaSet"));
-        assert!(listed(&pod, secret("harbor.example.com"), false).is_some());
-        assert!(listed(&pod, secret("other.example.com"), false).is_none());
-        assert!(listed(&pod, Looked::Absent, false).is_none());
-        let unseen = listed(&pod, Looked::Denied("no".to_owned()), false).unwrap();
+        assert!(listed(&pod, &Looked::Seen(true), false).is_some());
+        assert!(listed(&pod, &Looked::Seen(false), false).is_none());
+        assert!(listed(&pod, &Looked::Absent, false).is_none());
+        let unseen = listed(&pod, &Looked::Denied("no".to_owned()), false).unwrap();
         assert_eq!(unseen.fate, Fate::Left);
     }
 

@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn real_messages_have_their_class() {
-        let table = include_str!("../../../tests/data/kubelet-messages.yaml");
+        let table = include_str!("../../tests/data/kubelet-messages.yaml");
         let mut classes = BTreeSet::new();
         let rows: Vec<serde_json::Value> = serde_saphyr::from_multiple(table).unwrap();
         for row in rows {

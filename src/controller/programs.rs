@@ -36,8 +36,8 @@ const INHERITED_PREFIXES: [&str; 4] = ["ALIBABA_CLOUD_", "AWS_", "AZURE_", "GOOG
 const IDENTITY_TOKEN: &str = "<token>";
 
 /// Most programs that run at once. All are asked when a controller begins to lead, and each may take
-/// [`MEMORY_BYTES_MAX`](crate::credential_helper::MEMORY_BYTES_MAX), so fewer are better; but one that hangs keeps its
-/// place for a minute, as those of one cloud may together: so the others go on beside three.
+/// [`MEMORY_BYTES_MAX`](crate::credential_helper::MEMORY_BYTES_MAX): four are 1 GiB. Fewer would be held up too soon:
+/// one that hangs keeps its place for a minute, as all of one cloud may at once; of four places, three may be kept so.
 const RUNNING_MAX: usize = 4;
 
 /// Who asks programs. All clones count as one.

@@ -58,8 +58,9 @@ struct DeliveryArgs {
     /// what they cover
     #[arg(long)]
     delivery: bool,
-    /// Evict Pods that wait for an image, whose owner makes them anew, and that would get a pull secret then
-    /// which is in their namespace already: as `pullpass recover --yes` does, by itself
+    /// Evict Pods that wait for an image and would get a pull secret, made anew, that was delivered to their
+    /// namespace: as `pullpass recover --yes` does, but only those of Deployments, ReplicaSets, StatefulSets,
+    /// DaemonSets and ReplicationControllers
     #[arg(long, requires = "delivery")]
     recovery: bool,
     /// Evictions a minute at most

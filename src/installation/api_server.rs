@@ -237,7 +237,7 @@ impl ApiServer {
         object.map(|object| object.data.unwrap_or_default().remove(key))
     }
 
-    /// Every object of a collection that `params` choose, page by page, [`PAGE_OBJECTS`] in one unless they say
+    /// Every object of a collection that `params` choose, page by page, `PAGE_OBJECTS` in one unless they say
     /// otherwise; `each` is told of each, and may read as little of it as it wants.
     pub async fn each<T: DeserializeOwned>(
         &self,

@@ -134,6 +134,16 @@ impl Owner {
         }
     }
 
+    /// Whether it is one of those that make a Pod anew whatever became of the last one. Others may take an evicted Pod
+    /// for a failure, as workflows do.
+    pub fn makes_anew(&self) -> bool {
+        match self {
+            Self::Rollout(..) => true,
+            Self::Other(kind, _) => matches!(&**kind, "ReplicaSet" | "ReplicationController"),
+            Self::Nobody => false,
+        }
+    }
+
     /// What makes these Pods of it anew.
     pub fn fix(&self, namespace: &str, pods: &[String]) -> String {
         let pods = pods.join(" ");
@@ -153,6 +163,27 @@ impl Owner {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn who_surely_makes_a_pod_anew() {
+        for (kind, expected) in [
+            ("ReplicaSet", true),
+            ("StatefulSet", true),
+            ("DaemonSet", true),
+            ("ReplicationController", true),
+            ("Job", false),
+            ("Workflow", false),
+        ] {
+            let owner = json!({"kind": kind, "name": "web", "controller": true});
+            let metadata = json!({"ownerReferences": [owner]});
+            assert_eq!(
+                Owner::of(&metadata, &BTreeMap::new()).makes_anew(),
+                expected,
+                "{kind}"
+            );
+        }
+        assert!(!Owner::of(&json!({}), &BTreeMap::new()).makes_anew());
+    }
 
     #[test]
     fn who_waits_for_no_image_is_left_out() {

@@ -134,11 +134,12 @@ impl Patience {
                 round.until = now + round.pause;
                 round.retry = RETRY_MIN;
             }
-            Fate::Refused | Fate::Failed => {
+            // Those of one look are one attempt.
+            Fate::Refused | Fate::Failed if now >= round.retry_at => {
                 round.retry_at = now + round.retry;
                 round.retry = (round.retry * 2).min(RETRY_MAX);
             }
-            Fate::Evictable | Fate::Left | Fate::Recovered => {}
+            _ => {}
         }
     }
 }
@@ -254,7 +255,9 @@ mod tests {
     #[test]
     fn who_is_refused_is_asked_about_less_and_less_often() {
         let (mut patience, start) = (Patience::default(), Instant::now());
-        let pods = [pod("deployment/web", "a", 0)];
+        let pods = ["a", "b"].map(|name| pod("deployment/web", name, 0));
+        let before = start.checked_sub(LOOK).unwrap_or(start);
+        look(&mut patience, &pods, Fate::Evicted, 9, before);
         let mut asked = Vec::new();
         for minute in 0..300_u32 {
             let gone = look(
@@ -270,7 +273,7 @@ mod tests {
         }
         assert_eq!(asked, [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]);
         let gone = look(&mut patience, &pods, Fate::Evicted, 9, start + 303 * LOOK);
-        assert_eq!(gone, ["a"]);
+        assert_eq!(gone, ["a", "b"]);
     }
 
     #[test]

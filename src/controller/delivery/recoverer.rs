@@ -230,7 +230,7 @@ impl Recoverer {
     }
 
     fn judged(&self, judge: &Judge<'_>, pod: &Value) -> Option<StuckPod> {
-        let pod = FailingPod::read(pod)?;
+        let pod = FailingPod::read(pod).filter(|pod| pod.owner.makes_anew())?;
         let found = judge.stuck(&pod, |name, images| {
             self.has_login(&pod.namespace, name, images)
         })?;

@@ -50,3 +50,15 @@ async fn remove(server: &ApiServer, pod: &StuckPod) -> Removal {
     }
     Removal::Failed("it keeps changing; run it again".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_a_minute_are_so_far_apart() {
+        for (per_minute, milliseconds) in [(0, 60_000), (1, 60_000), (10, 6000), (9999, 100)] {
+            assert_eq!(pause(per_minute), Duration::from_millis(milliseconds));
+        }
+    }
+}

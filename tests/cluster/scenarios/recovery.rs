@@ -342,10 +342,10 @@ fn holds_back(cluster: &Cluster) {
     let anew = until_made(&team, "web", 2, &web);
     until_evicted(controller, 3);
 
-    // Those that are made anew wait again, and somebody else's waits after them.
+    // Those that are made anew wait again; the look that finds somebody else's after them, by name, has found them too.
     make_stuck(&team, &anew, &[]);
-    let other = stuck(&team, "Deployment", "other", 1);
-    until_made(&team, "other", 1, &other);
+    let other = stuck(&team, "Deployment", "worker", 1);
+    until_made(&team, "worker", 1, &other);
     until_evicted(controller, 4);
     assert_eq!(until_made(&team, "web", 2, &web), anew, "not in a loop");
 

@@ -93,8 +93,9 @@ impl Conversation {
                 asked: Question::Greeting,
             })
         });
-        let reason = || format!("no key of it is for {}", probe.repository);
-        let conversation = conversation.ok_or_else(|| ProbeResult::Unknown { reason: reason() })?;
+        let conversation = conversation.ok_or_else(|| ProbeResult::Unknown {
+            reason: format!("no key of it is for {}", probe.repository),
+        })?;
         let greeting = conversation.ask_registry(Method::GET, "", None);
         Ok((conversation, greeting))
     }

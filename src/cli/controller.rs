@@ -69,7 +69,7 @@ struct DeliveryArgs {
     evictions_per_minute: u32,
     /// Time from one look for such Pods to the next, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = RECOVERY_INTERVAL_SECONDS,
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = clap::value_parser!(u64).range(1..=24 * 60 * 60))]
     recovery_interval: u64,
     /// Directory of the programs that rules call by a plain name (source: {exec: …})
     #[arg(long, value_name = "DIR", default_value = "/plugins")]

@@ -212,7 +212,7 @@ impl StandIn {
     }
 }
 
-/// Only who leads counts copies: the counts go when this does.
+/// Only who leads counts copies and makes the index: what is said of them goes when this does.
 struct Counted(DeliveryMetrics);
 
 impl Drop for Counted {
@@ -220,6 +220,7 @@ impl Drop for Counted {
         self.0.copies.set([]);
         self.0.attached.set([]);
         self.0.probes.set([]);
+        self.0.index_too_large.set(0);
     }
 }
 
@@ -240,7 +241,11 @@ impl Drop for Leading<'_> {
 }
 
 fn set_leading(board: &Board, is_leading: bool) {
-    board.change_if(|state| std::mem::replace(&mut state.is_leading, is_leading) != is_leading);
+    board.change_if(|state| {
+        // Whoever leads finds out for itself.
+        state.is_index_too_large = false;
+        std::mem::replace(&mut state.is_leading, is_leading) != is_leading
+    });
 }
 
 /// Keeps the plan up to date with the rules, for ever.

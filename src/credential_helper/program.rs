@@ -189,7 +189,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ids");
         let text = format!("/bin/sleep 1000 & echo $$ $! >{}; wait", file.display());
-        let program = script(&text, Duration::from_millis(300));
+        let program = script(&text, Duration::from_secs(2));
         let ended = program.run(&[], "").await;
         assert!(matches!(ended, Err(HelperError::TimedOut { .. })));
         let ids = std::fs::read_to_string(file).unwrap();
@@ -224,10 +224,13 @@ mod tests {
             }
             assert_eq!(ids().split_whitespace().count(), 3, "{}", ids());
             let is_there = |id: &str| std::fs::exists(format!("/proc/{id}")).unwrap();
-            while ids().split_whitespace().any(is_there) {
-                let next = script("exit 0", LONG).run(&[], "").await;
-                assert!(next.ok().unwrap().status.success());
-            }
+            let are_gone = async {
+                while ids().split_whitespace().any(is_there) {
+                    let next = script("exit 0", LONG).run(&[], "").await;
+                    assert!(next.ok().unwrap().status.success());
+                }
+            };
+            tokio::time::timeout(LONG, are_gone).await.unwrap();
         }
     }
 

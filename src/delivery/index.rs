@@ -89,7 +89,7 @@ impl State {
                 let problem = source.and_then(|source| source.problem.as_deref());
                 return Some(SecretDocument {
                     problem: problem.unwrap_or_default().to_owned(),
-                    probe: self.probe_document(entry),
+                    probe: self.probe_document(entry).cloned(),
                     ..SecretDocument::new(&usable, payload.hash.to_string())
                 });
             }

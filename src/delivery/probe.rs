@@ -22,12 +22,11 @@ pub struct Question {
     pub payload: Arc<Payload>,
 }
 
-/// What a registry said.
-#[derive(Debug)]
+/// What a registry said of a payload.
+#[derive(Debug, PartialEq)]
 pub struct Answered {
-    probe: Arc<ProbeConfig>,
     hash: ContentHash,
-    result: ProbeResult,
+    said: ProbeDocument,
 }
 
 /// The same question has the same answer.
@@ -50,22 +49,17 @@ impl State {
     }
 
     /// Notes an answer, unless something else is asked by now. Gives whether that is news.
-    pub fn answer(&mut self, name: &Arc<str>, question: Question, result: ProbeResult) -> bool {
-        let is_current = |(of, current): (&Arc<str>, Question)| of == name && current == question;
+    pub fn answer(&mut self, name: &Arc<str>, question: &Question, result: ProbeResult) -> bool {
+        let is_current = |(of, current): (&Arc<str>, Question)| of == name && current == *question;
         if !self.questions().any(is_current) {
             return false;
         }
+        let asked = question.probe.asked();
         let answered = Answered {
             hash: question.payload.hash,
-            probe: question.probe,
-            result,
+            said: ProbeDocument { asked, result },
         };
-        let is_news = |before: &Answered| {
-            before.hash != answered.hash
-                || before.probe != answered.probe
-                || before.result != answered.result
-        };
-        let is_news = self.answers.get(name).is_none_or(is_news);
+        let is_news = self.answers.get(name) != Some(&answered);
         self.answers.insert(Arc::clone(name), answered);
         is_news
     }
@@ -78,23 +72,20 @@ impl State {
 
     /// What the registry says of what copies of an entry hold; `None` where it was not asked.
     pub fn probed(&self, entry: &Entry) -> Option<&ProbeResult> {
-        let probe = entry.probe.as_ref()?;
-        let hash = self.payload(entry)?.hash;
-        let answer = self.answers.get(&entry.name);
-        let answer = answer.filter(|answer| answer.hash == hash && answer.probe == *probe);
-        answer.map(|answer| &answer.result).or_else(|| {
-            let published = self.published.as_ref()?.as_ref()?;
-            let secret = published.secrets.get(&*entry.name)?;
-            let answer = secret.probe.as_ref()?.answer_to(&probe.asked())?;
-            (secret.hash == hash.to_string()).then_some(answer)
-        })
+        Some(&self.probe_document(entry)?.result)
     }
 
     /// The same, to be published.
-    pub(super) fn probe_document(&self, entry: &Entry) -> Option<ProbeDocument> {
-        Some(ProbeDocument {
-            asked: entry.probe.as_ref()?.asked(),
-            result: self.probed(entry)?.clone(),
+    pub(super) fn probe_document(&self, entry: &Entry) -> Option<&ProbeDocument> {
+        let asked = entry.probe.as_ref()?.asked();
+        let hash = self.payload(entry)?.hash;
+        let own = self.answers.get(&entry.name);
+        let own = own.filter(|own| own.hash == hash).map(|own| &own.said);
+        own.filter(|said| said.asked == asked).or_else(|| {
+            let published = self.published.as_ref()?.as_ref()?;
+            let secret = published.secrets.get(&*entry.name)?;
+            let said = secret.probe.as_ref()?;
+            (secret.hash == hash.to_string() && said.asked == asked).then_some(said)
         })
     }
 }
@@ -138,14 +129,14 @@ mod tests {
         let mut state = state_of(PROBED);
         assert_eq!(published(&state), None);
         let (name, question) = question(&state);
-        assert!(state.answer(&name, question.clone(), rejected()));
+        assert!(state.answer(&name, &question, rejected()));
         assert_eq!(published(&state), Some(rejected()));
-        assert!(!state.answer(&name, question.clone(), rejected()));
+        assert!(!state.answer(&name, &question, rejected()));
         let findings = state.findings(&state.survey());
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert_eq!(findings[0].topic, Topic::CredentialRejected(name.clone()));
         assert!(findings[0].note.contains("r.io refuses"), "{findings:?}");
-        assert!(state.answer(&name, question, ProbeResult::Accepted));
+        assert!(state.answer(&name, &question, ProbeResult::Accepted));
         assert_eq!(published(&state), Some(ProbeResult::Accepted));
         assert_eq!(state.findings(&state.survey()), []);
     }
@@ -154,7 +145,7 @@ mod tests {
     fn scenario_56_a_rejection_ends_with_its_payload_and_its_question() {
         let mut state = state_of(PROBED);
         let (name, question) = question(&state);
-        state.answer(&name, question.clone(), rejected());
+        state.answer(&name, &question, rejected());
         state.published = Some(state.index());
         // Another controller leads.
         state.answers.clear();
@@ -163,7 +154,7 @@ mod tests {
         set_source(&mut state, other);
         assert_eq!(published(&state), None);
         // The answer to what was asked before comes late.
-        state.answer(&name, question, rejected());
+        state.answer(&name, &question, rejected());
         assert_eq!(published(&state), None);
         state.own_sources.remove(&"harbor".into());
         assert_eq!(published(&state), None);
@@ -176,7 +167,7 @@ mod tests {
         let check = |probe: &str, expected: Option<ProbeResult>| {
             let mut state = state_of(PROBED);
             let (name, question) = question(&state);
-            state.answer(&name, question, rejected());
+            state.answer(&name, &question, rejected());
             state.published = Some(state.index());
             state.rules = state_of(&format!("{{name: harbor, probe: {{{probe}}}}}")).rules;
             // By who leads, and by who leads next.
@@ -196,7 +187,7 @@ mod tests {
     fn scenario_56_an_index_that_does_not_say_what_was_asked_says_nothing() {
         let mut state = state_of(PROBED);
         let (name, question) = question(&state);
-        state.answer(&name, question, rejected());
+        state.answer(&name, &question, rejected());
         let json = state.index().unwrap().to_json().unwrap();
         let old = json.replace(r#""asked":"https://r.io/app","#, "");
         assert_ne!(old, json);

@@ -1,5 +1,5 @@
-//! Evicts one Pod that waits for its image. An eviction is the API server's: it holds PodDisruptionBudgets, and takes
-//! away the very Pod that was looked at.
+//! Evicts one Pod that waits for its image. An eviction is the API server's: it holds PodDisruptionBudgets (of Pods that
+//! are not Pending, as these are: `canIgnorePDB`), and takes away the very Pod that was looked at.
 
 use std::time::Duration;
 

@@ -94,10 +94,12 @@ pub fn images(pod: &Value, events: &[PodEvent]) -> Vec<PodImage> {
     images
 }
 
-/// The images that could not be had.
+/// The images that could not be had and for which a login may be what is missing. It may be if nothing is said, as by
+/// kubelets before 1.31.
 pub fn failing(pod: &Value) -> Vec<String> {
+    let may_be_login = |failure: Failure| failure.is_about_login() || failure == Failure::Other;
     let images = images(pod, &[]).into_iter();
-    let failing = images.filter(|image| image.state == ImageState::Failing);
+    let failing = images.filter(|image| image.failure().is_some_and(may_be_login));
     failing.map(|image| image.image).collect()
 }
 

@@ -126,7 +126,13 @@ impl Owner {
             let hash = labels.get(TEMPLATE_HASH)?;
             name.strip_suffix(&**hash)?.strip_suffix('-')
         };
+        let version = text("apiVersion").and_then(|version| version.split_once('/'));
         match (kind, deployment()) {
+            // Somebody's own, of any name; called as kubectl has it.
+            _ if version.is_some_and(|(group, _)| !matches!(group, "apps" | "batch")) => {
+                let group = version.map_or("", |(group, _)| group);
+                Self::Other(format!("{kind}.{group}"), name.to_owned())
+            }
             ("ReplicaSet", Some(deployment)) => Self::Rollout("deployment", deployment.to_owned()),
             ("StatefulSet", _) => Self::Rollout("statefulset", name.to_owned()),
             ("DaemonSet", _) => Self::Rollout("daemonset", name.to_owned()),
@@ -166,15 +172,17 @@ mod tests {
 
     #[test]
     fn who_surely_makes_a_pod_anew() {
-        for (kind, expected) in [
-            ("ReplicaSet", true),
-            ("StatefulSet", true),
-            ("DaemonSet", true),
-            ("ReplicationController", true),
-            ("Job", false),
-            ("Workflow", false),
+        for (version, kind, expected) in [
+            ("apps/v1", "ReplicaSet", true),
+            ("apps/v1", "StatefulSet", true),
+            ("apps/v1", "DaemonSet", true),
+            ("v1", "ReplicationController", true),
+            ("batch/v1", "Job", false),
+            ("apps.kruise.io/v1beta1", "StatefulSet", false),
+            ("argoproj.io/v1alpha1", "Workflow", false),
         ] {
-            let owner = json!({"kind": kind, "name": "web", "controller": true});
+            let owner =
+                json!({"apiVersion": version, "kind": kind, "name": "web", "controller": true});
             let metadata = json!({"ownerReferences": [owner]});
             assert_eq!(
                 Owner::of(&metadata, &BTreeMap::new()).makes_anew(),

@@ -119,6 +119,9 @@ impl Judge<'_> {
             .iter()
             .filter_map(|image| ImageRef::parse(image).ok());
         let images: Vec<_> = images.collect();
+        if images.is_empty() {
+            return None;
+        }
         let reason = match help(&adds, |name| has_login(name, &images))? {
             Help::Unseen => Some("whether its pull secret is there could not be seen".to_owned()),
             Help::Sure => pod.reason_to_leave(&object, self.jobs),
@@ -286,6 +289,22 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
         assert!(listed(&pod, &Looked::Absent, false).is_none());
         let unseen = listed(&pod, &Looked::Denied("no".to_owned()), false).unwrap();
         assert_eq!(unseen.fate, Fate::Left);
+    }
+
+    #[test]
+    fn who_fails_for_another_reason_is_not_listed() {
+        for (message, expected) in [
+            ("x509: certificate signed by unknown authority", false),
+            ("no space left on device", false),
+            ("429 Too Many Requests", true),
+            ("words of a runtime that nobody knows", true),
+            ("", true),
+        ] {
+            let mut pod = pod(&owner("ReplicaSet"));
+            pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"] = json!(message);
+            let found = listed(&pod, &Looked::Seen(true), false);
+            assert_eq!(found.is_some(), expected, "{message}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::super::rules::Verdict;
 use super::board::Board;
 use super::queue::Key;
 use crate::delivery::survey::{Census, Finding, OwnSource, Topic};
-use crate::delivery::{CopyState, Entry};
+use crate::delivery::{CopyState, Entry, State};
 use crate::index::document::ProbeResult;
 use crate::metrics::DeliveryMetrics;
 use crate::shutdown::Stop;
@@ -75,15 +75,14 @@ impl Announcer {
     }
 
     async fn survey(&mut self) {
-        let (survey, mut findings) = {
+        let (survey, mut findings, accepted) = {
             let state = self.board.state();
             let survey = state.survey();
             let findings = state.findings(&survey);
-            (survey, findings)
+            (survey, findings, self.accepted(&state))
         };
         let failing = self.failing(&mut findings);
         self.count(&survey, &failing);
-        let accepted = self.accepted();
         let usable = self.forget(&findings);
         for name in usable.iter().filter(|name| survey.contains_key(*name)) {
             let note = format!("pull secret \"{name}\": its source can be used");
@@ -102,8 +101,7 @@ impl Announcer {
     }
 
     /// Entries whose registries were complained about and accept them now, and their sources.
-    fn accepted(&self) -> Vec<(Arc<str>, Option<OwnSource>)> {
-        let state = self.board.state();
+    fn accepted(&self, state: &State) -> Vec<(Arc<str>, Option<OwnSource>)> {
         let accepted = state.entries().iter().filter(|entry| {
             let was_said = |topic: fn(_) -> _| self.said.contains_key(&topic(entry.name.clone()));
             state.probed(entry) == Some(&ProbeResult::Accepted)

@@ -93,16 +93,18 @@ impl Publisher {
 
     /// Publishes what is not published yet. Gives how long a write has to wait, if it has to.
     async fn step(&mut self, owner: &Owner) -> Result<Option<std::time::Duration>, kube::Error> {
-        let Some(index) = self.unpublished() else {
+        let Some((index, is_published)) = self.index() else {
             return Ok(None);
         };
-        let json = index.to_json();
-        let is_too_large = json.is_err();
+        let json = (!is_published).then(|| index.to_json());
+        let is_too_large = matches!(json, Some(Err(_)));
         self.metrics.index_too_large.set(is_too_large.into());
         self.board.change_if(|state| {
             std::mem::replace(&mut state.is_index_too_large, is_too_large) != is_too_large
         });
-        let Ok(json) = json else { return Ok(None) };
+        let Some(Ok(json)) = json else {
+            return Ok(None);
+        };
         let is_put_back = self.written.as_ref() == Some(&index);
         let wait = self.put_back.wait(Instant::now());
         if is_put_back && !wait.is_zero() {
@@ -125,11 +127,11 @@ impl Publisher {
         Ok(None)
     }
 
-    /// The index, if it is another than the one that is published.
-    fn unpublished(&self) -> Option<IndexDocument> {
+    /// The index as it should be, and whether it is published.
+    fn index(&self) -> Option<(IndexDocument, bool)> {
         let state = self.board.state();
         let index = state.index()?;
-        let published = state.published.iter().flatten().next();
-        (published != Some(&index)).then_some(index)
+        let is_published = state.published.iter().flatten().next() == Some(&index);
+        Some((index, is_published))
     }
 }

@@ -1,8 +1,8 @@
 //! How often Pods of one owner are evicted, whatever becomes of those that are made anew.
 //!
 //! Rules, index or webhook may be wrong in a way that nobody thought of, and then a Pod that is made anew waits
-//! again. So the first of an owner's Pods goes alone, and the others once a look finds no new one waiting; where
-//! one waits, nobody of that owner goes for a pause, which doubles each time. Time is given, never read, and Pods
+//! again. So the first of an owner's Pods goes alone, and the others once a look finds no new one that waits
+//! without its pull secret; where one does, nobody of that owner goes for a pause, which doubles each time. Time is given, never read, and Pods
 //! are compared only with each other by age.
 
 use std::collections::{BTreeMap, HashMap};

@@ -96,7 +96,7 @@ impl Prober {
                 Some(ended) = asking.join_next() => match ended {
                     Ok((name, question, result)) => {
                         tracing::debug!(%name, result = result.as_str(), "a registry was asked");
-                        self.board.change_if(|state| state.answer(&name, question, result));
+                        self.board.change_if(|state| state.answer(&name, &question, result));
                     }
                     Err(_) => self.panics.inc(),
                 },

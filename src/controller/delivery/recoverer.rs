@@ -1,8 +1,8 @@
 //! Evicts Pods that wait for an image and would start if they were made anew, by itself, where that is wanted.
 //!
 //! Which those are, and how one is evicted, is in [`crate::recovery`], as for `recover`. Here is when: while this
-//! process leads; while rules, index and webhook are there and as they were a look before, so that a Pod that is
-//! made anew meets what was judged by; so many a minute; and of each owner as [`super::patience`] says. Whether a
+//! process leads; while rules, index and webhook are there, and rules and webhook as they were a look before, so that
+//! a Pod that is made anew meets what was judged by; so many a minute; and of each owner as [`super::patience`] says. Whether a
 //! pull secret is there is what delivery knows of its own copies: this must not read a Secret.
 
 use std::sync::Arc;
@@ -130,12 +130,9 @@ impl Recoverer {
         let loaded = loaded.ok_or("there are no rules that can be used yet")?;
         self.check_rules(&server, &loaded).await?;
         let snapshot = self.snapshot(&loaded).await?;
-        let name = &self.surroundings.webhook_configuration;
-        let what = format!("MutatingWebhookConfiguration {name}");
-        let configuration = server.one::<MutatingWebhookConfiguration>(None, name).await;
-        let configuration = there(&what, configuration)?;
+        let configuration = self.configuration(&server).await?;
         let webhook = webhook_of(&configuration);
-        let webhook = webhook.ok_or_else(|| format!("{what} has no webhook of ours"))?;
+        let webhook = webhook.ok_or("the webhook configuration has no webhook of ours")?;
         self.check_webhook(webhook).await?;
         let footing = (loaded.hash.clone(), configuration.resource_version());
         // Webhooks may know it a moment later.
@@ -146,6 +143,32 @@ impl Recoverer {
             false => self.stuck(&server, webhook, &snapshot).await?,
         };
         Ok((server, stuck))
+    }
+
+    /// Whether rules and webhook are still those that were judged by.
+    async fn stands(&self, server: &ApiServer) -> bool {
+        let Some((hash, version)) = &self.memory.footing else {
+            return false;
+        };
+        let loaded = self.rules.borrow().clone();
+        let Some(loaded) = loaded.filter(|loaded| loaded.hash == *hash) else {
+            return false;
+        };
+        let now = self.configuration(server).await;
+        let now = now.ok().filter(|now| now.resource_version() == *version);
+        let Some(webhook) = now.as_ref().and_then(webhook_of) else {
+            return false;
+        };
+        self.check_rules(server, &loaded).await.is_ok() && self.check_webhook(webhook).await.is_ok()
+    }
+
+    async fn configuration(
+        &self,
+        server: &ApiServer,
+    ) -> Result<MutatingWebhookConfiguration, String> {
+        let name = &self.surroundings.webhook_configuration;
+        let what = format!("MutatingWebhookConfiguration {name}");
+        there(&what, server.one(None, name).await)
     }
 
     /// Whether the rules in the ConfigMap are those in use, and not ones with errors, say.
@@ -168,6 +191,12 @@ impl Recoverer {
     /// Whether somebody answers where the API server will ask. One that is called by URL cannot be asked from
     /// here.
     async fn check_webhook(&self, webhook: &MutatingWebhook) -> Result<(), String> {
+        let conditions = webhook.match_conditions.iter().flatten();
+        if conditions.count() > 0 {
+            return Err(
+                "the webhook has matchConditions, which only an API server can judge".into(),
+            );
+        }
         let Target::Service { .. } = Target::of(webhook) else {
             return Ok(());
         };
@@ -256,6 +285,14 @@ impl Recoverer {
         let max = usize::try_from(per_minute).unwrap_or(usize::MAX);
         let patience = &mut self.memory.patience;
         for mut pod in patience.choose(stuck, max, Instant::now()) {
+            let stands = tokio::select! {
+                () = stop.drain() => return,
+                stands = self.stands(server) => stands,
+            };
+            if !stands {
+                // The next look says why.
+                return;
+            }
             evict(server, &mut pod).await;
             self.memory.patience.note(&pod, Instant::now());
             self.tell(&pod).await;

@@ -115,7 +115,6 @@ fn every_file(shared: &Cluster) {
     let names = FILES.iter().flat_map(|file| file.secrets).copied();
     let product = Product::start(cluster, &names.collect::<Vec<_>>(), "");
     let own = &product.delivery.own();
-    let namespace = product.namespace("app");
     for file in &FILES {
         let imported = Imported::of(file, &own.name, cluster.directory(file.name));
         own.kubectl(
@@ -123,6 +122,9 @@ fn every_file(shared: &Cluster) {
             &imported.read("secrets.yaml"),
         );
         product.delivery.set_rules(&imported.read("rules.yaml"));
+        // Of its own: a kubelet may hold for a while what the file before had under the same name.
+        let name = file.name.replace('_', "-");
+        let namespace = product.namespace(&name);
         for (name, payload) in imported.payloads() {
             product.delivery.until_copied(&namespace, &name, &payload);
         }
@@ -135,7 +137,6 @@ fn every_file(shared: &Cluster) {
         }
         let containers = images.iter().map(|(name, image)| (&**name, &**image));
         let containers: Vec<_> = containers.collect();
-        let name = file.name.replace('_', "-");
         namespace.create_object("pods", &bound_pod(&node.name, &name, &containers));
         let running = namespace.running_within(&name, NEW_NODE);
         assert_eq!(pull_secrets_of(&running), file.secrets, "{name}");

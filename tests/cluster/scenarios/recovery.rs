@@ -180,7 +180,8 @@ fn by_itself(cluster: &Cluster) {
     );
     trial.make_rule();
     until_web_runs(team);
-    until_evicted(controller, 2);
+    let both = || controller.metric(EVICTED) + stands_in.metric(EVICTED);
+    until_counts(EVICTED, 2.0, both);
     let after = pods(team).expect("they can be listed");
     assert_eq!(after.get("alone"), before.get("alone"));
     assert!(after.contains_key("alone"), "{after:?}");
@@ -203,12 +204,14 @@ fn by_itself(cluster: &Cluster) {
         let note = "evicted: it cannot pull, and made anew it gets regcred";
         assert_eq!(event["note"], note);
     }
-    assert_eq!(stands_in.metric("pullpass_leader"), 0.0);
-    assert_eq!(
-        stands_in.metric(EVICTED),
-        0.0,
-        "who stands in evicts nobody"
-    );
+    // On a machine that is slow enough, the Lease is lost.
+    if !stands_in.log().contains("leading") {
+        assert_eq!(
+            stands_in.metric(EVICTED),
+            0.0,
+            "who stands in evicts nobody"
+        );
+    }
 }
 
 /// A workload of Pods that no node takes, so that a trial may say how they are.
@@ -324,21 +327,25 @@ fn holds_back(cluster: &Cluster) {
     until_made(&team, "first", 1, &first);
     until_evicted(controller, 1);
 
-    let rules = own.get("configmaps", RULES).expect("it is there")["data"].take();
-    until_held(controller, "are not in use", || {
-        let broken = json!({"data": {"rules.yaml": "rules: none"}});
-        own.merge("configmaps", RULES, &broken)
-            .expect("it is there");
-    });
+    // Each says of a look that it was after those before: while it is so, nobody is evicted.
+    let no_webhook = || delivery.installation.delete_configuration();
+    until_held(controller, "does not exist", no_webhook);
     let left = make_who_is_left(&team);
     let web = stuck(&team, "Deployment", "web", 2);
+    let rules = own.get("configmaps", RULES).expect("it is there")["data"].take();
+    let set_rules = |data: Value| {
+        let set = own.merge("configmaps", RULES, &json!({"data": data}));
+        set.expect("it is there");
+    };
+    let broken = json!({"rules.yaml": "rules: none"});
+    until_held(controller, "are not in use", || set_rules(broken));
+    until_held(controller, "does not exist", || set_rules(rules));
     assert_eq!(
         until_made(&team, "web", 2, &Pods::new()),
         web,
-        "the rules are broken"
+        "there was no webhook, and then no rules"
     );
-    own.merge("configmaps", RULES, &json!({"data": rules}))
-        .expect("it is there");
+    registration.create(cluster);
     let anew = until_made(&team, "web", 2, &web);
     until_evicted(controller, 3);
 
@@ -348,19 +355,6 @@ fn holds_back(cluster: &Cluster) {
     until_made(&team, "worker", 1, &other);
     until_evicted(controller, 4);
     assert_eq!(until_made(&team, "web", 2, &web), anew, "not in a loop");
-
-    until_held(controller, "does not exist", || {
-        delivery.installation.delete_configuration()
-    });
-    let third = stuck(&team, "Deployment", "third", 1);
-    assert_eq!(
-        until_made(&team, "third", 1, &Pods::new()),
-        third,
-        "there is no webhook"
-    );
-    registration.create(cluster);
-    until_made(&team, "third", 1, &third);
-    until_evicted(controller, 5);
 
     let there = pods(&team).expect("they can be listed");
     let are_left = left.iter().all(|(name, uid)| there.get(name) == Some(uid));

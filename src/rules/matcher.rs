@@ -1,6 +1,6 @@
 //! All patterns of all rules in one trie: which patterns cover an image? No allocation.
 //!
-//! Every edge of the trie is in one open-addressed table, keyed by (parent node, text), so that a
+//! Every node but the roots is in one open-addressed table, keyed by (parent node, text), so that a
 //! step costs the same however many patterns there are. An image is looked for
 //!
 //! 1. at the node of `*`;
@@ -10,12 +10,16 @@
 //! 5. from each node that a host leads to, segment by segment along the path. Every node on the
 //!    way is a hit for the patterns that end there: a path covers all that is below it.
 //!
-//! Labels and segments with a `*` are edges too, and listed at their parent besides: the walk
-//! tries each of that list, which is short because equal texts share one edge.
+//! Labels and segments with a `*` are in the table too, and listed at their parent besides: the walk
+//! tries each of that list, which is short because equal texts share one node.
+//!
+//! With many patterns the time goes into waiting for memory. So the table holds four bytes a node and
+//! stays near the core, and a step then waits for one line of [`Nodes::list`] and one of the texts.
 //!
 //! This module knows positions of rules and patterns, not what they mean.
 
 use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -32,25 +36,18 @@ const FOLDED_HOST_BYTES: usize = 253 + 6;
 /// The compiled trie; immutable.
 #[derive(Debug, Default)]
 pub(super) struct Matcher {
-    /// All labels and segments, each once per edge.
-    texts: Box<str>,
-    edges: HashTable<Edge>,
-    nodes: Box<[Node]>,
-    globs: Box<[Edge]>,
+    children: HashTable<NodeId>,
+    nodes: Nodes,
+    /// Nodes with a `*` in their text, each parent's together.
+    globs: Box<[Glob]>,
+    /// Their texts once more, since those that are tried one after the other lie apart in
+    /// [`Nodes::texts`].
+    glob_texts: String,
+    /// Patterns, those of each node together.
     hits: Box<[Hit]>,
     /// Whether step 3 and step 4 have anything to find.
     has_any_port: bool,
     has_wildcard_host: bool,
-}
-
-/// One step down.
-#[derive(Debug, Clone, Copy)]
-struct Edge {
-    parent: NodeId,
-    child: NodeId,
-    /// Where its label or segment is in [`Matcher::texts`].
-    text_start: u32,
-    text_end: u32,
 }
 
 type NodeId = u32;
@@ -60,16 +57,72 @@ const ANY: NodeId = 0;
 const EXACT_HOST: NodeId = 1;
 const ANY_PORT_HOST: NodeId = 2;
 const WILDCARD_HOST: NodeId = 3;
-const ROOTS: u32 = 4;
+const ROOTS: usize = 4;
 
-/// What is at a node: ranges of [`Matcher::hits`] and of [`Matcher::globs`], as their ends; each
-/// starts where the one of the node before ends.
+/// All nodes, by [`NodeId`].
+#[derive(Debug, Default)]
+struct Nodes {
+    list: Vec<Node>,
+    /// All labels and segments, each once per node.
+    texts: String,
+}
+
+/// What a node has of each list that all nodes share: where its part ends. It starts where that of
+/// the node before ends.
 #[derive(Debug, Clone, Copy, Default)]
 struct Node {
-    hits_start: u32,
+    parent: NodeId,
+    /// Its label or segment: in [`Nodes::texts`].
+    text_end: u32,
+    /// In [`Matcher::hits`].
     hits_end: u32,
-    globs_start: u32,
+    /// Its children with a `*`: in [`Matcher::globs`].
     globs_end: u32,
+}
+
+/// A node with a `*` in its text.
+#[derive(Debug)]
+struct Glob {
+    node: NodeId,
+    /// Where its text is in [`Matcher::glob_texts`].
+    text_start: u32,
+    text_end: u32,
+}
+
+impl Nodes {
+    fn part(&self, node: NodeId, end: impl Fn(&Node) -> u32) -> Range<usize> {
+        let at = node as usize;
+        let before = at.checked_sub(1).and_then(|before| self.list.get(before));
+        let start = before.map_or(0, &end);
+        let end = self.list.get(at).map_or(start, &end);
+        start as usize..end as usize
+    }
+
+    fn text(&self, node: NodeId) -> &str {
+        let part = self.part(node, |node| node.text_end);
+        self.texts.get(part).unwrap_or_default()
+    }
+
+    fn is(&self, node: NodeId, parent: NodeId, text: &str) -> bool {
+        let found = self.list.get(node as usize);
+        found.is_some_and(|found| found.parent == parent) && self.text(node) == text
+    }
+
+    fn hash(&self, node: NodeId) -> u64 {
+        let parent = self.list.get(node as usize).map(|node| node.parent);
+        hash(parent.unwrap_or_default(), self.text(node))
+    }
+
+    fn push(&mut self, parent: NodeId, text: &str) -> NodeId {
+        self.texts.push_str(text);
+        let node = position(self.list.len());
+        self.list.push(Node {
+            parent,
+            text_end: position(self.texts.len()),
+            ..Node::default()
+        });
+        node
+    }
 }
 
 /// One pattern that ends at a node. Those of one node are sorted.
@@ -208,9 +261,9 @@ impl Matcher {
         if let Some(node) = self.child(node, label) {
             self.walk_labels(node, left, query, visit);
         }
-        for edge in self.globs(node) {
-            if glob::matches(self.text(edge), label) {
-                self.walk_labels(edge.child, left, query, visit);
+        for glob in self.globs(node) {
+            if glob::matches(self.glob_text(glob), label) {
+                self.walk_labels(glob.node, left, query, visit);
             }
         }
     }
@@ -228,9 +281,9 @@ impl Matcher {
         if let Some(node) = self.child(node, segment) {
             self.walk_path(node, path, visit);
         }
-        for edge in self.globs(node) {
-            if glob::matches(self.text(edge), segment) {
-                self.walk_path(edge.child, path, visit);
+        for glob in self.globs(node) {
+            if glob::matches(self.glob_text(glob), segment) {
+                self.walk_path(glob.node, path, visit);
             }
         }
     }
@@ -249,59 +302,50 @@ impl Matcher {
     }
 
     fn child(&self, parent: NodeId, text: &str) -> Option<NodeId> {
-        let same = |edge: &Edge| edge.parent == parent && self.text(edge) == text;
-        self.edges
-            .find(hash(parent, text), same)
-            .map(|edge| edge.child)
-    }
-
-    fn text(&self, edge: &Edge) -> &str {
-        text_of(&self.texts, edge)
+        let same = |node: &NodeId| self.nodes.is(*node, parent, text);
+        self.children.find(hash(parent, text), same).copied()
     }
 
     fn hits(&self, node: NodeId) -> &[Hit] {
-        let Some(node) = self.nodes.get(node as usize) else {
-            return &[];
-        };
-        self.hits
-            .get(node.hits_start as usize..node.hits_end as usize)
-            .unwrap_or_default()
+        let part = self.nodes.part(node, |node| node.hits_end);
+        self.hits.get(part).unwrap_or_default()
     }
 
-    fn globs(&self, node: NodeId) -> &[Edge] {
-        let Some(node) = self.nodes.get(node as usize) else {
-            return &[];
-        };
-        self.globs
-            .get(node.globs_start as usize..node.globs_end as usize)
-            .unwrap_or_default()
+    fn globs(&self, node: NodeId) -> &[Glob] {
+        let part = self.nodes.part(node, |node| node.globs_end);
+        self.globs.get(part).unwrap_or_default()
+    }
+
+    fn glob_text(&self, glob: &Glob) -> &str {
+        let part = glob.text_start as usize..glob.text_end as usize;
+        self.glob_texts.get(part).unwrap_or_default()
     }
 }
 
 /// Collects patterns and makes a [`Matcher`] of them.
 #[derive(Debug)]
 pub(super) struct Builder {
-    texts: String,
-    edges: HashTable<Edge>,
-    nodes: u32,
-    globs: Vec<Edge>,
+    /// Complete but for the lists of globs and hits.
+    matcher: Matcher,
+    globs: Vec<(NodeId, NodeId)>,
     hits: Vec<(NodeId, Hit)>,
-    has_any_port: bool,
-    has_wildcard_host: bool,
 }
 
 impl Builder {
     /// `patterns`: about how many there will be.
     pub(super) fn with_capacity(patterns: usize) -> Self {
+        // A host and a path, in the ordinary pattern; growing would hash every node again.
+        let children = HashTable::with_capacity(2 * patterns);
+        let list = vec![Node::default(); ROOTS];
+        let texts = String::new();
         Self {
-            texts: String::new(),
-            // A host and a path, in the ordinary pattern; growing would hash every edge again.
-            edges: HashTable::with_capacity(2 * patterns),
-            nodes: ROOTS,
+            matcher: Matcher {
+                children,
+                nodes: Nodes { list, texts },
+                ..Matcher::default()
+            },
             globs: Vec::new(),
             hits: Vec::with_capacity(patterns),
-            has_any_port: false,
-            has_wildcard_host: false,
         }
     }
 
@@ -309,17 +353,17 @@ impl Builder {
         let mut node = match (pattern.host_class(), pattern.port()) {
             (HostClass::Any, _) => ANY,
             (HostClass::Exact, Port::Any) => {
-                self.has_any_port = true;
+                self.matcher.has_any_port = true;
                 self.step(ANY_PORT_HOST, pattern.host_name())
             }
             (HostClass::Exact, _) => self.step(EXACT_HOST, pattern.host()),
             (HostClass::Wildcard, _) => {
-                self.has_wildcard_host = true;
+                self.matcher.has_wildcard_host = true;
                 let labels = pattern.host_name().rsplit('.');
                 let node = labels.fold(WILDCARD_HOST, |node, label| self.step(node, label));
                 // As in a `Query`: the colon stands alone if there is no port. `:*` is no glob.
                 let port = pattern.host().get(pattern.host_name().len()..);
-                self.edge(node, port.filter(|port| !port.is_empty()).unwrap_or(":"))
+                self.child(node, port.filter(|port| !port.is_empty()).unwrap_or(":"))
                     .0
             }
         };
@@ -334,75 +378,62 @@ impl Builder {
 
     /// The child at `text`, which may be a glob.
     fn step(&mut self, parent: NodeId, text: &str) -> NodeId {
-        let (child, new) = self.edge(parent, text);
-        if let Some(edge) = new.filter(|_| glob::is_glob(text)) {
-            self.globs.push(edge);
+        let (child, new) = self.child(parent, text);
+        if new && glob::is_glob(text) {
+            self.globs.push((parent, child));
         }
         child
     }
 
-    /// The child at `text`, and the edge to it if it is new.
-    fn edge(&mut self, parent: NodeId, text: &str) -> (NodeId, Option<Edge>) {
+    /// The child at `text`, and whether it is new.
+    fn child(&mut self, parent: NodeId, text: &str) -> (NodeId, bool) {
+        let Matcher {
+            children, nodes, ..
+        } = &mut self.matcher;
+        let same = |node: &NodeId| nodes.is(*node, parent, text);
         let hash_value = hash(parent, text);
-        let texts = &self.texts;
-        let same = |edge: &Edge| edge.parent == parent && text_of(texts, edge) == text;
-        if let Some(edge) = self.edges.find(hash_value, same) {
-            return (edge.child, None);
+        if let Some(child) = children.find(hash_value, same) {
+            return (*child, false);
         }
-        let text_start = position(self.texts.len());
-        self.texts.push_str(text);
-        let text_end = position(self.texts.len());
-        let edge = Edge {
-            parent,
-            child: self.nodes,
-            text_start,
-            text_end,
-        };
-        self.nodes = self.nodes.saturating_add(1);
-        let texts = &self.texts;
-        let rehash = |edge: &Edge| hash(edge.parent, text_of(texts, edge));
-        self.edges.insert_unique(hash_value, edge, rehash);
-        (edge.child, Some(edge))
+        let child = nodes.push(parent, text);
+        children.insert_unique(hash_value, child, |node| nodes.hash(*node));
+        (child, true)
     }
 
     pub(super) fn build(mut self) -> Matcher {
         self.hits.sort_unstable();
-        self.globs.sort_unstable_by_key(|edge| edge.parent);
-        let mut nodes = vec![Node::default(); self.nodes as usize].into_boxed_slice();
-        for (at, (node, _)) in self.hits.iter().enumerate() {
-            if let Some(node) = nodes.get_mut(*node as usize) {
-                extend(&mut node.hits_start, &mut node.hits_end, at);
+        self.globs.sort_unstable();
+        let mut matcher = self.matcher;
+        let Nodes { list, texts } = &mut matcher.nodes;
+        set_ends(list, &self.hits, |node| &mut node.hits_end);
+        set_ends(list, &self.globs, |node| &mut node.globs_end);
+        list.shrink_to_fit();
+        texts.shrink_to_fit();
+        matcher.hits = self.hits.into_iter().map(|(_, hit)| hit).collect();
+        let texts = &mut matcher.glob_texts;
+        let mut glob = |(_, node)| {
+            let text_start = position(texts.len());
+            texts.push_str(matcher.nodes.text(node));
+            let text_end = position(texts.len());
+            Glob {
+                node,
+                text_start,
+                text_end,
             }
-        }
-        for (at, edge) in self.globs.iter().enumerate() {
-            if let Some(node) = nodes.get_mut(edge.parent as usize) {
-                extend(&mut node.globs_start, &mut node.globs_end, at);
-            }
-        }
-        Matcher {
-            has_any_port: self.has_any_port,
-            has_wildcard_host: self.has_wildcard_host,
-            texts: self.texts.into(),
-            edges: self.edges,
-            nodes,
-            globs: self.globs.into(),
-            hits: self.hits.into_iter().map(|(_, hit)| hit).collect(),
-        }
+        };
+        matcher.globs = self.globs.into_iter().map(&mut glob).collect();
+        matcher
     }
 }
 
-/// Lets a range end after `at`, and start there if it was empty.
-fn extend(start: &mut u32, end: &mut u32, at: usize) {
-    if *end == 0 {
-        *start = position(at);
+/// Lets the part of each node of `sorted` end where that of the next begins.
+fn set_ends<T>(nodes: &mut [Node], sorted: &[(NodeId, T)], end: impl Fn(&mut Node) -> &mut u32) {
+    let mut at = 0;
+    for (id, node) in nodes.iter_mut().enumerate() {
+        let rest = sorted.get(at..).unwrap_or_default();
+        at += rest.iter().take_while(|(of, _)| *of as usize == id).count();
+        *end(node) = position(at);
     }
-    *end = position(at + 1);
-}
-
-fn text_of<'a>(texts: &'a str, edge: &Edge) -> &'a str {
-    texts
-        .get(edge.text_start as usize..edge.text_end as usize)
-        .unwrap_or_default()
 }
 
 /// Not seeded: whoever writes the patterns may as well write slow ones, and images only read.

@@ -14,7 +14,7 @@
 //! tries each of that list, which is short because equal texts share one node.
 //!
 //! With many patterns the time goes into waiting for memory. So the table holds four bytes a node and
-//! stays near the core, and a step then waits for one line of [`Nodes::list`] and one of the texts.
+//! stays near the core; a step then waits for one line of [`Nodes::list`] and one of the texts.
 //!
 //! This module knows positions of rules and patterns, not what they mean.
 
@@ -90,6 +90,7 @@ struct Glob {
 }
 
 impl Nodes {
+    /// The part of `node` in the list of which [`Node`] knows the `end`.
     fn part(&self, node: NodeId, end: impl Fn(&Node) -> u32) -> Range<usize> {
         let at = node as usize;
         let before = at.checked_sub(1).and_then(|before| self.list.get(before));
@@ -411,7 +412,7 @@ impl Builder {
         texts.shrink_to_fit();
         matcher.hits = self.hits.into_iter().map(|(_, hit)| hit).collect();
         let texts = &mut matcher.glob_texts;
-        let mut glob = |(_, node)| {
+        let glob = |(_, node)| {
             let text_start = position(texts.len());
             texts.push_str(matcher.nodes.text(node));
             let text_end = position(texts.len());
@@ -421,7 +422,7 @@ impl Builder {
                 text_end,
             }
         };
-        matcher.globs = self.globs.into_iter().map(&mut glob).collect();
+        matcher.globs = self.globs.into_iter().map(glob).collect();
         matcher
     }
 }

@@ -19,9 +19,10 @@ use crate::status::recovery::{self, EVICTIONS_PER_MINUTE, StuckReport, Which};
 /// which is in its namespace and has a login for the image. Mostly it is older than the rule. Its list cannot be changed, so
 /// it has to be made anew.
 ///
-/// --yes evicts what something makes anew: Pods of Deployments, StatefulSets, DaemonSets and other controllers. Left where
-/// they are, and listed with the command that restarts them: Pods that nobody makes anew; Pods of Jobs, which count an
-/// evicted Pod as failed (--jobs evicts those too); Pods of which another container runs. Static Pods are never listed.
+/// --yes evicts what something makes anew: Pods of Deployments, ReplicaSets, StatefulSets, DaemonSets and
+/// ReplicationControllers. Left where they are, and listed with the command that restarts them: Pods that nobody makes anew;
+/// Pods of Jobs, which count an evicted Pod as failed, and of other owners, which may (--jobs evicts both); Pods of which
+/// another container runs. Static Pods are never listed.
 ///
 /// Pods go by the Eviction API, so that PodDisruptionBudgets hold: what one refuses is listed as refused, and another run
 /// tries it again. One goes after the other, each only if it still waits then.
@@ -47,7 +48,7 @@ pub(super) struct RecoverArgs {
     /// Only Pods of this namespace; may be repeated
     #[arg(long = "in", value_name = "NAMESPACE")]
     namespaces: Vec<String>,
-    /// Also Pods of Jobs, which count as failed then
+    /// Also Pods of Jobs, which count as failed then, and of other owners, which may count them so
     #[arg(long)]
     jobs: bool,
     /// Evictions a minute at most

@@ -131,6 +131,13 @@ fn controller(names: &Names) -> Vec<Right> {
         account.right(FOLLOW, ("", "secrets"), Some(&names.tls_secret));
         account.cluster_right(&["patch"], configuration, Some(&names.configuration));
     }
+    if names.recovers {
+        account.cluster_right(&["get", "list"], ("", "pods"), None);
+        account.cluster_right(&["create"], ("", "pods/eviction"), None);
+        account.cluster_right(&["create"], ("events.k8s.io", "events"), None);
+        account.right(&["get"], ("", "configmaps"), Some(&names.rules));
+        account.cluster_right(&["get"], configuration, Some(&names.configuration));
+    }
     // A Secret of any name may be a token.
     let own = Some(names.namespace.as_str());
     account.add(&["create"], ("", "secrets"), None, own, false);
@@ -310,6 +317,15 @@ mod tests {
             Unseen,
             "could not look: subjectaccessreviews",
         );
+    }
+
+    #[test]
+    fn who_recovers_by_itself_may_evict() {
+        let mut names = Names::of_chart("ns", "p");
+        let evicts = |r: &Right| r.needed && r.to_text() == "`create pods/eviction -A`";
+        assert!(!rights(&names, None).iter().any(evicts));
+        names.recovers = true;
+        assert!(rights(&names, None).iter().any(evicts));
     }
 
     #[test]

@@ -288,6 +288,10 @@ impl Ask<'_> {
 
     async fn may(&self, right: &Right, namespace: &str) -> Looked<bool> {
         let account = &right.account;
+        let (resource, part) = match right.resource.split_once('/') {
+            Some((resource, part)) => (resource, Some(part.to_owned())),
+            None => (right.resource, None),
+        };
         let groups = ["system:serviceaccounts", "system:authenticated"];
         let mut groups: Vec<_> = groups.into_iter().map(str::to_owned).collect();
         groups.push(format!("system:serviceaccounts:{namespace}"));
@@ -298,7 +302,8 @@ impl Ask<'_> {
                 resource_attributes: Some(ResourceAttributes {
                     verb: Some(right.verb.to_owned()),
                     group: Some(right.group.to_owned()),
-                    resource: Some(right.resource.to_owned()),
+                    resource: Some(resource.to_owned()),
+                    subresource: part,
                     name: right.name.clone(),
                     namespace: right.namespace.clone(),
                     ..ResourceAttributes::default()

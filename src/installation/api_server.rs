@@ -11,6 +11,7 @@ use kube::core::Request;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
 
 use super::looked::{UNREADABLE, words};
 use super::workloads::Deployment;
@@ -92,10 +93,10 @@ pub enum Removal {
 
 /// One answer of a long list.
 #[derive(Deserialize)]
-struct Page<T> {
+struct Page<'t> {
     metadata: PageMetadata,
-    #[serde(default = "Vec::new")]
-    items: Vec<T>,
+    #[serde(borrow, default)]
+    items: Vec<&'t RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -253,10 +254,16 @@ impl ApiServer {
                 Looked::Seen(text) => text,
                 other => return other.map(drop),
             };
-            let Ok(page) = serde_json::from_str::<Page<T>>(&text) else {
+            let Ok(page) = serde_json::from_str::<Page<'_>>(&text) else {
                 return Looked::Failed(UNREADABLE.to_owned());
             };
-            page.items.into_iter().for_each(&mut each);
+            // One by one: read, an object may take ten times its text.
+            for item in page.items {
+                match serde_json::from_str(item.get()) {
+                    Ok(item) => each(item),
+                    Err(_) => return Looked::Failed(UNREADABLE.to_owned()),
+                }
+            }
             match page.metadata.token.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => return Looked::Seen(()),

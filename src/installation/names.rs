@@ -37,6 +37,8 @@ pub struct Names {
     pub lease: String,
     /// Who looks after the certificate: `self`, `provided`, `cert-manager` or `none`.
     pub certificates: String,
+    /// Whether the controller evicts Pods that a restart would fix.
+    pub recovers: bool,
 }
 
 impl Names {
@@ -58,6 +60,7 @@ impl Names {
             ca_secret: named("ca"),
             lease: named("controller"),
             certificates: "self".to_owned(),
+            recovers: false,
         }
     }
 
@@ -72,6 +75,7 @@ impl Names {
             self.controller_account = account(controller);
         }
         let arguments: Vec<&str> = deployments.iter().flat_map(arguments).collect();
+        self.recovers = arguments.contains(&"--recovery");
         for (flag, name) in [
             ("--webhook-configuration", &mut self.configuration),
             ("--rules-config-map", &mut self.rules),
@@ -212,7 +216,7 @@ mod tests {
             deployment(
                 "controller",
                 "ca",
-                &["controller", "--certificates=provided"],
+                &["controller", "--certificates=provided", "--recovery"],
             ),
         ]);
         let expected = Names {
@@ -222,6 +226,7 @@ mod tests {
             controller_account: "ca".into(),
             rules: "own-rules".into(),
             certificates: "provided".into(),
+            recovers: true,
             ..Names::of_chart("ns", "p")
         };
         assert_eq!(names, expected);

@@ -10,8 +10,9 @@ use crate::image::ImageRef;
 const CONTAINERS: [(&str, &str); 3] = [
     ("initContainers", "initContainerStatuses"),
     ("containers", "containerStatuses"),
-    ("ephemeralContainers", "ephemeralContainerStatuses"),
+    (EPHEMERAL, "ephemeralContainerStatuses"),
 ];
+const EPHEMERAL: &str = "ephemeralContainers";
 
 /// What the kubelet calls a container whose image is not there (`pkg/kubelet/images/types.go`,
 /// `cri-api/pkg/errors`).
@@ -95,11 +96,12 @@ pub fn images(pod: &Value, events: &[PodEvent]) -> Vec<PodImage> {
 }
 
 /// The images that could not be had and for which a login may be what is missing. It may be if nothing is said, as by
-/// kubelets before 1.31.
+/// kubelets before 1.31. Those of ephemeral containers are none: a Pod that is made anew has no such containers.
 pub fn failing(pod: &Value) -> Vec<String> {
     let may_be_login = |failure: Failure| failure.is_about_login() || failure == Failure::Other;
     let images = images(pod, &[]).into_iter();
-    let failing = images.filter(|image| image.failure().is_some_and(may_be_login));
+    let lasting = images.filter(|image| image.place != EPHEMERAL);
+    let failing = lasting.filter(|image| image.failure().is_some_and(may_be_login));
     failing.map(|image| image.image).collect()
 }
 
@@ -267,6 +269,19 @@ mod tests {
         check(&status, &[], expected);
         let found = failing(&pod(&status));
         assert_eq!(found, ["docker.io/acme/data:2"]);
+    }
+
+    #[test]
+    fn an_image_to_look_into_a_pod_with_is_none_that_it_waits_for() {
+        let mut pod = pod(&waiting("app", "ContainerCreating", ""));
+        pod["spec"]["ephemeralContainers"] = json!([{"name": "debug", "image": APP}]);
+        let status = waiting("debug", "ErrImagePull", "401 Unauthorized");
+        pod["status"]["ephemeralContainerStatuses"] = json!([status]);
+        let refused = images(&pod, &[])
+            .into_iter()
+            .find_map(|image| image.failure());
+        assert_eq!(refused, Some(Failure::Unauthorized));
+        assert_eq!(failing(&pod), [""; 0]);
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //! evicted. Pure: it must not ask, and evicts nobody.
 //!
 //! A Pod is in the list only where a restart helps: created now, it would get a pull secret that it lacks, which
-//! is in its namespace and has a login for an image that fails. It may be evicted if something makes it anew and
-//! nothing of it runs. A DaemonSet's Pod comes back to its node, and may; a Job counts an evicted Pod as failed,
-//! so that its Pods are left unless somebody says otherwise; static Pods name no Secrets and are never in the
-//! list.
+//! is in its namespace and has a login for an image that fails, which its registry is not known to reject. It may be
+//! evicted if something makes it anew and nothing of it runs. A DaemonSet's Pod comes back to its node, and may; a Job
+//! counts an evicted Pod as failed, and other controllers may, so that their Pods are left unless somebody says
+//! otherwise; static Pods name no Secrets and are never in the list.
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use serde::Serialize;
@@ -15,7 +15,9 @@ use super::images::failing;
 use super::pods::{FailingPod, Owner};
 use crate::admission::{PodView, decide_pod};
 use crate::image::ImageRef;
+use crate::index::State;
 use crate::installation::{Looked, Removal};
+use crate::rules::ruleset::SecretId;
 use crate::snapshot::Snapshot;
 
 /// What decides about Pods.
@@ -25,7 +27,7 @@ pub struct Judge<'a> {
     pub webhook: Option<&'a MutatingWebhook>,
     /// What a webhook decides with.
     pub snapshot: &'a Snapshot,
-    /// Whether Pods of Jobs may be evicted.
+    /// Whether Pods may be evicted of Jobs, and of whatever else may count them as failed.
     pub jobs: bool,
 }
 
@@ -72,17 +74,24 @@ pub enum Fate {
     Failed,
 }
 
-/// Whether a Pod that was read again still waits, and nothing of it runs.
+/// Whether a Pod that was read again still waits for an image, maybe for want of a login, and nothing of it runs.
 pub fn is_stuck(pod: &Value) -> bool {
     let is_pending = pod.pointer("/status/phase").and_then(Value::as_str) == Some("Pending");
     let is_going = pod.pointer("/metadata/deletionTimestamp").is_some();
-    is_pending && !is_going && !runs(pod) && FailingPod::read(pod).is_some()
+    let waits = FailingPod::read(pod).is_some() && !failing(pod).is_empty();
+    is_pending && !is_going && !runs(pod) && waits
 }
 
-/// Whether a container runs: beside it, another may wait for its image.
+/// Whether a container runs: beside it, another may wait for its image. Somebody may be looking into the Pod.
 fn runs(pod: &Value) -> bool {
-    let lists = ["/status/initContainerStatuses", "/status/containerStatuses"].into_iter();
-    let lists = lists.filter_map(|list| pod.pointer(list)?.as_array());
+    let lists = [
+        "/status/initContainerStatuses",
+        "/status/containerStatuses",
+        "/status/ephemeralContainerStatuses",
+    ];
+    let lists = lists
+        .into_iter()
+        .filter_map(|list| pod.pointer(list)?.as_array());
     lists
         .flatten()
         .any(|status| status.pointer("/state/running").is_some())
@@ -100,6 +109,18 @@ impl Judge<'_> {
         let decision = decide_pod(&pod.namespace, &view, self.snapshot);
         let names = decision.inject.iter();
         names.map(|&name| name.to_owned()).collect()
+    }
+
+    /// Whether a registry is known to reject what is in the Secret of this name.
+    fn is_rejected(&self, name: &str) -> bool {
+        let all = (0..)
+            .map(SecretId)
+            .zip(self.snapshot.ruleset().pull_secrets());
+        let mut of_name = all.filter(|(_, secret)| *secret.secret_name == *name);
+        of_name.any(|(id, _)| {
+            let known = self.snapshot.coverage(id);
+            known.is_some_and(|known| matches!(known.state, State::Rejected { .. }))
+        })
     }
 
     /// What may become of a Pod; `None` if a restart would not fix it. `has_login` says whether the Secret of
@@ -122,7 +143,8 @@ impl Judge<'_> {
         if images.is_empty() {
             return None;
         }
-        let reason = match help(&adds, |name| has_login(name, &images))? {
+        let accepted = adds.iter().filter(|name| !self.is_rejected(name));
+        let reason = match help(accepted, |name| has_login(name, &images))? {
             Help::Unseen => Some("whether its pull secret is there could not be seen".to_owned()),
             Help::Sure => pod.reason_to_leave(&object, self.jobs),
         };
@@ -155,7 +177,10 @@ enum Help {
 }
 
 /// `None`: no Secret that the Pod would get has a login for an image that fails.
-fn help(adds: &[String], has_login: impl Fn(&str) -> Looked<bool>) -> Option<Help> {
+fn help<'a>(
+    adds: impl Iterator<Item = &'a String>,
+    has_login: impl Fn(&str) -> Looked<bool>,
+) -> Option<Help> {
     let mut helps = None;
     for name in adds {
         match has_login(name) {
@@ -172,10 +197,11 @@ impl FailingPod {
         let reason = match &self.owner {
             _ if runs(object) => "one of its containers runs",
             Owner::Nobody => "nobody would make it anew",
-            Owner::Other(kind, _) if kind == "Job" && !jobs => {
+            owner if owner.makes_anew() || jobs => return None,
+            Owner::Other(kind, _) if kind == "Job" => {
                 "its Job would count it as failed; --jobs evicts it all the same"
             }
-            Owner::Rollout(..) | Owner::Other(..) => return None,
+            _ => "its owner may count it as failed; --jobs evicts it all the same",
         };
         Some(reason.to_owned())
     }
@@ -199,9 +225,12 @@ impl StuckPod {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential::SecretType;
+    use crate::index::{Coverage, Index, manifest::usable_keys};
     use crate::rules::{self, Ruleset};
     use crate::snapshot::Namespaces;
     use serde_json::json;
+    use std::collections::HashSet;
     use std::sync::Arc;
 
     const RULES: &str = "apiVersion: pullpass.dev/v1alpha1
@@ -225,9 +254,19 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
     }
 
     fn listed(pod: &Value, has_login: &Looked<bool>, jobs: bool) -> Option<StuckPod> {
-        let ruleset = Ruleset::compile(&rules::load(RULES).unwrap());
+        listed_with(RULES, Index::default(), pod, has_login, jobs)
+    }
+
+    fn listed_with(
+        rules: &str,
+        index: Index,
+        pod: &Value,
+        has_login: &Looked<bool>,
+        jobs: bool,
+    ) -> Option<StuckPod> {
+        let ruleset = Ruleset::compile(&rules::load(rules).unwrap());
         let namespaces = Namespaces::Seen(Arc::default());
-        let snapshot = Snapshot::new(Arc::new(ruleset), Arc::default(), namespaces, 1);
+        let snapshot = Snapshot::new(Arc::new(ruleset), Arc::new(index), namespaces, 1);
         let judge = Judge {
             webhook: None,
             snapshot: &snapshot,
@@ -255,12 +294,13 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
             "StatefulSet",
             "DaemonSet",
             "ReplicationController",
-            "Tool",
         ] {
             check_owner(kind, false, true);
         }
-        check_owner("Job", false, false);
-        check_owner("Job", true, true);
+        for kind in ["Job", "TaskRun"] {
+            check_owner(kind, false, false);
+            check_owner(kind, true, true);
+        }
         let alone = listed(&pod(&json!({})), &Looked::Seen(true), true).unwrap();
         assert_eq!(alone.fate, Fate::Left);
         assert_eq!(alone.owner, None);
@@ -270,7 +310,11 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
     #[test]
     fn who_runs_in_part_is_left() {
         let running = json!({"name": "side", "state": {"running": {}}});
-        for list in ["containerStatuses", "initContainerStatuses"] {
+        for list in [
+            "containerStatuses",
+            "initContainerStatuses",
+            "ephemeralContainerStatuses",
+        ] {
             let mut pod = pod(&owner("ReplicaSet"));
             let status = pod["status"].as_object_mut().unwrap();
             let statuses = status.entry(list).or_insert_with(|| json!([]));
@@ -289,6 +333,39 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
         assert!(listed(&pod, &Looked::Absent, false).is_none());
         let unseen = listed(&pod, &Looked::Denied("no".to_owned()), false).unwrap();
         assert_eq!(unseen.fate, Fate::Left);
+    }
+
+    #[test]
+    fn who_would_get_what_the_registry_rejects_is_not_listed() {
+        let probed = RULES.replace(
+            "{name: harbor}",
+            "{name: harbor, probe: {repository: harbor.example.com/web}}",
+        );
+        let ruleset = Ruleset::compile(&rules::load(&probed).unwrap());
+        let asked = ruleset.pull_secrets()[0].asked.as_deref().unwrap();
+        for (state, expected) in [
+            (State::Usable, true),
+            (
+                State::Rejected {
+                    asked: asked.to_owned(),
+                    reason: String::new(),
+                },
+                false,
+            ),
+        ] {
+            let config =
+                br#"{"auths": {"harbor.example.com": {"username": "u", "password": "p"}}}"#;
+            let coverage = Coverage {
+                keyring: usable_keys(SecretType::DockerConfigJson, config).unwrap(),
+                state,
+                undecodable_in: HashSet::new(),
+            };
+            let mut index = Index::default();
+            index.secrets.insert("harbor".to_owned(), coverage);
+            let pod = pod(&owner("ReplicaSet"));
+            let found = listed_with(&probed, index, &pod, &Looked::Seen(true), false);
+            assert_eq!(found.is_some(), expected);
+        }
     }
 
     #[test]
@@ -314,6 +391,10 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
         for (pointer, value) in [
             ("/status/phase", json!("Running")),
             ("/status/containerStatuses/0/state", json!({"running": {}})),
+            (
+                "/status/containerStatuses/0/state/waiting/message",
+                json!("x509: certificate signed by unknown authority"),
+            ),
             (
                 "/metadata",
                 json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}),

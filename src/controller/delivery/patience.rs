@@ -1,18 +1,18 @@
 //! How often Pods of one owner are evicted, whatever becomes of those that are made anew.
 //!
 //! Rules, index or webhook may be wrong in a way that nobody thought of, and then a Pod that is made anew waits
-//! again. So the first of an owner's Pods goes alone, and the others once a look finds no new one that waits
-//! without its pull secret; where one does, nobody of that owner goes for a pause, which doubles each time. Time is given, never read, and Pods
-//! are compared only with each other by age.
+//! again, or is not made at all. So the first of an owner's Pods goes alone, and the others once one that was made after
+//! them runs. Until then nobody of that owner goes for a pause, which doubles each time, and then another one alone.
+//! Time is given, never read, and Pods are compared only with each other by age.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::recovery::stuck::{Fate, StuckPod};
 
-/// First pause of an owner whose new Pods wait again: the longest that a kubelet waits between two pulls.
+/// First pause of an owner none of whose new Pods was seen to run: the longest that a kubelet waits between two pulls.
 const PAUSE_MIN: Duration = Duration::from_secs(5 * 60);
 /// Its longest; also how long an owner is remembered after its pause.
 const PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -20,6 +20,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const RETRY_MIN: Duration = Duration::from_secs(60);
 /// Its longest: somebody may have made a budget wider.
 const RETRY_MAX: Duration = Duration::from_secs(60 * 60);
+/// How long after an eviction a new Pod that runs is looked for: at most so many minutes' evictions are asked about.
+const PROOF_MAX: Duration = Duration::from_secs(10 * 60);
 /// Most owners that are remembered, some 300 bytes each. Of more, those whose pause is over are forgotten.
 const OWNERS_MAX: usize = 5000;
 
@@ -34,8 +36,7 @@ pub(super) struct Patience(HashMap<Owner, Round>);
 struct Round {
     /// When the youngest of them was made; who is younger was made anew.
     youngest: String,
-    /// Whether one of them is gone.
-    is_tried: bool,
+    stage: Stage,
     /// Time from the last eviction, or the choice of the first, to the next round.
     pause: Duration,
     /// No round begins before.
@@ -46,11 +47,24 @@ struct Round {
     retry_at: Instant,
 }
 
+/// What is known of Pods that are made anew.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// None was.
+    Untried,
+    /// One should be: another went then.
+    Tried(Instant),
+    /// One runs.
+    Runs,
+    /// One waits as those before it.
+    Waits,
+}
+
 impl Round {
     fn first(youngest: String, now: Instant) -> Self {
         Self {
             youngest,
-            is_tried: false,
+            stage: Stage::Untried,
             pause: PAUSE_MIN,
             until: now + PAUSE_MIN,
             retry: RETRY_MIN,
@@ -58,22 +72,65 @@ impl Round {
         }
     }
 
+    fn rests(&self, now: Instant) -> bool {
+        let is_in_doubt = matches!(self.stage, Stage::Tried(_) | Stage::Waits);
+        now < self.retry_at || (is_in_doubt && now < self.until)
+    }
+
     /// How many of an owner's Pods may go, of which the youngest was made then.
     fn permits(&mut self, youngest: String, now: Instant) -> usize {
-        let is_anew = youngest > self.youngest;
-        if now < self.retry_at || (is_anew && now < self.until) {
+        if self.rests(now) {
             return 0;
         }
-        if is_anew {
-            self.youngest = youngest;
-            self.is_tried = false;
-            self.pause = (self.pause * 2).min(PAUSE_MAX);
+        match self.stage {
+            Stage::Runs => usize::MAX,
+            Stage::Untried => 1,
+            Stage::Tried(_) | Stage::Waits => {
+                self.youngest = youngest;
+                self.stage = Stage::Untried;
+                self.pause = (self.pause * 2).min(PAUSE_MAX);
+                1
+            }
         }
-        if self.is_tried { usize::MAX } else { 1 }
+    }
+
+    /// Whether somebody should look for a new Pod that runs.
+    fn wants_proof(&self, now: Instant) -> bool {
+        matches!(self.stage, Stage::Tried(at) if now < (at + PROOF_MAX).min(self.until))
     }
 }
 
 impl Patience {
+    /// Namespaces with owners of whom it is not known whether a Pod that is made anew runs.
+    pub(super) fn unproven(&self, now: Instant) -> BTreeSet<String> {
+        let unproven = self.0.iter().filter(|(_, round)| round.wants_proof(now));
+        unproven
+            .map(|((namespace, _), _)| namespace.clone())
+            .collect()
+    }
+
+    /// Is told of a Pod that runs: where it was made, by what, and when.
+    pub(super) fn sees_running(&mut self, namespace: &str, owner: &str, created: &str) {
+        let owner = (namespace.to_owned(), owner.to_owned());
+        if let Some(round) = self.0.get_mut(&owner)
+            && matches!(round.stage, Stage::Tried(_))
+            && *created > *round.youngest
+        {
+            round.stage = Stage::Runs;
+        }
+    }
+
+    /// Is told of a Pod that waits. Says whether any of its owner's may go now.
+    pub(super) fn sees_waiting(&mut self, pod: &StuckPod, now: Instant) -> bool {
+        let Some(round) = owner(pod).and_then(|owner| self.0.get_mut(&owner)) else {
+            return true;
+        };
+        if pod.created > round.youngest {
+            round.stage = Stage::Waits;
+        }
+        !round.rests(now)
+    }
+
     /// Of all Pods that wait and may be evicted, those that may be now: `max` at most.
     pub(super) fn choose(
         &mut self,
@@ -130,7 +187,9 @@ impl Patience {
         };
         match pod.fate {
             Fate::Evicted => {
-                round.is_tried = true;
+                if round.stage == Stage::Untried {
+                    round.stage = Stage::Tried(now);
+                }
                 round.until = now + round.pause;
                 round.retry = RETRY_MIN;
             }
@@ -177,7 +236,9 @@ mod tests {
         max: usize,
         now: Instant,
     ) -> Vec<String> {
-        let chosen = patience.choose(pods.to_vec(), max, now);
+        let mut pods = pods.to_vec();
+        pods.retain(|pod| patience.sees_waiting(pod, now));
+        let chosen = patience.choose(pods, max, now);
         let meets = |mut pod: StuckPod| {
             pod.fate = fate;
             patience.note(&pod, now);
@@ -187,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_goes_alone_and_the_others_a_look_later() {
+    fn the_first_goes_alone_and_the_others_once_one_that_was_made_after_them_runs() {
         let (mut patience, now) = (Patience::default(), Instant::now());
         let all = ["a", "b", "c"].map(|name| pod("deployment/web", name, 0));
         let other = pod("deployment/other", "o", 3);
@@ -196,9 +257,20 @@ mod tests {
             look(patience, pods, Fate::Evicted, max, now)
         };
         assert_eq!(evicted(&mut patience, &both, 10, now), ["o", "a"]);
+        let now = now + LOOK;
+        for (owner, minute) in [("deployment/web", 0), ("deployment/other", 1)] {
+            patience.sees_running("team", owner, &pod(owner, "runs", minute).created);
+            assert_eq!(
+                evicted(&mut patience, &all[1..], 9, now),
+                [""; 0],
+                "{owner}"
+            );
+        }
+        assert_eq!(patience.unproven(now), BTreeSet::from(["team".to_owned()]));
+        patience.sees_running("team", "deployment/web", &pod("", "runs", 1).created);
+        assert_eq!(evicted(&mut patience, &all[1..], 1, now), ["b"]);
+        assert_eq!(evicted(&mut patience, &all[2..], 1, now + LOOK), ["c"]);
         // Who is gone already, or waits no longer, tries nothing.
-        assert_eq!(evicted(&mut patience, &all[1..], 1, now + LOOK), ["b"]);
-        assert_eq!(evicted(&mut patience, &all[2..], 1, now + 2 * LOOK), ["c"]);
         let mut patience = Patience::default();
         assert_eq!(
             look(&mut patience, &all, Fate::Recovered, 10, now),
@@ -236,11 +308,32 @@ mod tests {
         assert_eq!(evicted.len(), 15, "{pauses:?}");
     }
 
+    /// Nobody makes the Pod anew, say, or no node has room for it.
+    #[test]
+    fn while_none_that_is_made_anew_is_seen_one_goes_alone_less_and_less_often() {
+        let (mut patience, start) = (Patience::default(), Instant::now());
+        let mut left: Vec<_> = (0..6)
+            .map(|n| pod("deployment/web", &n.to_string(), 0))
+            .collect();
+        let mut evicted = Vec::new();
+        for minute in 0..100_u32 {
+            let now = start + minute * LOOK;
+            let gone = look(&mut patience, &left, Fate::Evicted, 9, now);
+            left.retain(|pod| !gone.contains(&pod.pod));
+            evicted.extend(gone.iter().map(|_| minute));
+        }
+        assert_eq!(evicted, [0, 5, 15, 35, 75]);
+        let tried = start + 75 * LOOK;
+        assert_eq!(patience.unproven(tried).len(), 1);
+        assert_eq!(patience.unproven(tried + PROOF_MAX).len(), 0);
+    }
+
     #[test]
     fn nobody_goes_while_one_made_anew_waits() {
         let (mut patience, now) = (Patience::default(), Instant::now());
         let old = ["a", "b", "c"].map(|name| pod("deployment/web", name, 0));
         assert_eq!(look(&mut patience, &old, Fate::Evicted, 9, now), ["a"]);
+        patience.sees_running("team", "deployment/web", &pod("", "runs", 1).created);
         let waits_again = [&old[1..], &[pod("deployment/web", "d", 1)]].concat();
         for minutes in 1..5 {
             let now = now + minutes * LOOK;
@@ -258,6 +351,7 @@ mod tests {
         let pods = ["a", "b"].map(|name| pod("deployment/web", name, 0));
         let before = start.checked_sub(LOOK).unwrap_or(start);
         look(&mut patience, &pods, Fate::Evicted, 9, before);
+        patience.sees_running("team", "deployment/web", &pod("", "runs", 1).created);
         let mut asked = Vec::new();
         for minute in 0..300_u32 {
             let gone = look(

@@ -24,7 +24,7 @@ use super::super::rules::Loaded;
 use super::Parts;
 use super::board::Board;
 use super::patience::Patience;
-use crate::delivery::CopyState;
+use crate::delivery::{CopyState, Payload, State};
 use crate::image::ImageRef;
 use crate::index::document::rules_hash;
 use crate::installation::{ApiServer, Looked, Reading, Target, webhook_of};
@@ -39,8 +39,8 @@ use crate::rules::{Ruleset, config::RULES_KEY};
 use crate::shutdown::Stop;
 use crate::snapshot::Snapshot;
 
-/// Pods in one answer. One is some 10 kB of JSON, and ten times that while it is read.
-const PAGE_PODS: u32 = 100;
+/// Pods in one answer. One is some 10 kB of JSON, and 1.5 MB at most (etcd's), ten times that while it is read.
+const PAGE_PODS: u32 = 20;
 /// Most Pods that a look keeps, some 500 bytes of each. Those beyond are found when these are gone.
 const STUCK_MAX: usize = 5000;
 
@@ -135,18 +135,47 @@ impl Recoverer {
         let webhook = webhook.ok_or("the webhook configuration has no webhook of ours")?;
         self.check_webhook(webhook).await?;
         let footing = (loaded.hash.clone(), configuration.resource_version());
-        // Webhooks may know it a moment later.
         let is_new = before.as_ref() != Some(&footing);
         self.memory.footing = Some(footing);
-        let stuck = match is_new {
-            true => Vec::new(),
-            false => self.stuck(&server, webhook, &snapshot).await?,
-        };
+        if is_new {
+            // Webhooks may know it a moment later.
+            return Err("rules or webhook are new to this look".into());
+        }
+        self.look_for_proof(&server).await?;
+        let stuck = self.stuck(&server, webhook, &snapshot).await?;
         Ok((server, stuck))
     }
 
-    /// Whether rules and webhook are still those that were judged by.
-    async fn stands(&self, server: &ApiServer) -> bool {
+    /// Tells patience which Pods run where it wants to know.
+    async fn look_for_proof(&mut self, server: &ApiServer) -> Result<(), String> {
+        let running = ListParams::default().fields("status.phase=Running");
+        let running = running.limit(PAGE_PODS);
+        let patience = &mut self.memory.patience;
+        for namespace in patience.unproven(Instant::now()) {
+            let each = |pod: Value| {
+                let created = pod.pointer("/metadata/creationTimestamp");
+                if let (Some(created), Some(found)) =
+                    (created.and_then(Value::as_str), FailingPod::of(&pod))
+                {
+                    patience.sees_running(&namespace, &found.owner.to_string(), created);
+                }
+            };
+            let path = format!("/api/v1/namespaces/{namespace}/pods");
+            let listed = server.each(&path, &running, Reading::Whole, each);
+            there("the list of Pods", listed.await)?;
+        }
+        Ok(())
+    }
+
+    /// Whether rules and webhook are still those that were judged by, and a copy that the Pod would get is still there.
+    async fn stands(&self, server: &ApiServer, pod: &StuckPod) -> bool {
+        let is_there = |name: &String| {
+            let state = self.board.state();
+            present(&state, &pod.namespace, name).is_some()
+        };
+        if !pod.adds.iter().any(is_there) {
+            return false;
+        }
         let Some((hash, version)) = &self.memory.footing else {
             return false;
         };
@@ -235,7 +264,7 @@ impl Recoverer {
 
     /// Every Pod that a restart would fix for sure, and that may be evicted.
     async fn stuck(
-        &self,
+        &mut self,
         server: &ApiServer,
         webhook: &MutatingWebhook,
         snapshot: &Snapshot,
@@ -245,38 +274,19 @@ impl Recoverer {
             snapshot,
             jobs: false,
         };
+        let (board, patience) = (&self.board, &mut self.memory.patience);
+        let now = Instant::now();
         let mut stuck = Vec::new();
         let each = |pod: Value| {
-            if stuck.len() < STUCK_MAX {
-                stuck.extend(self.judged(&judge, &pod));
-            }
+            let found = judged(board, &judge, &pod);
+            let may_go = found.filter(|pod| patience.sees_waiting(pod, now));
+            stuck.extend(may_go.filter(|_| stuck.len() < STUCK_MAX));
         };
         let pending = ListParams::default().fields("status.phase=Pending");
         let pending = pending.limit(PAGE_PODS);
         let listed = server.each("/api/v1/pods", &pending, Reading::Whole, each);
         there("the list of Pods", listed.await)?;
         Ok(stuck)
-    }
-
-    fn judged(&self, judge: &Judge<'_>, pod: &Value) -> Option<StuckPod> {
-        let pod = FailingPod::read(pod).filter(|pod| pod.owner.makes_anew())?;
-        let found = judge.stuck(&pod, |name, images| {
-            self.has_login(&pod.namespace, name, images)
-        })?;
-        (found.fate == Fate::Evictable).then_some(found)
-    }
-
-    /// Whether a copy is in a namespace that is as it should be, and has a login for one of these images.
-    fn has_login(&self, namespace: &str, name: &str, images: &[ImageRef<'_>]) -> Looked<bool> {
-        let state = self.board.state();
-        let look = state.look(namespace, name);
-        let payload = look
-            .payload
-            .filter(|_| look.state == Some(CopyState::Present));
-        payload.map_or(Looked::Absent, |payload| {
-            let covers = |image| payload.keyring.covering_key(image).is_some();
-            Looked::Seen(images.iter().any(covers))
-        })
     }
 
     /// Evicts as many as fit into a minute, one after the other; the next look judges the others anew.
@@ -287,7 +297,7 @@ impl Recoverer {
         for mut pod in patience.choose(stuck, max, Instant::now()) {
             let stands = tokio::select! {
                 () = stop.drain() => return,
-                stands = self.stands(server) => stands,
+                stands = self.stands(server, &pod) => stands,
             };
             if !stands {
                 // The next look says why.
@@ -338,6 +348,35 @@ impl Recoverer {
         let reason = Reason::EvictedForPullSecret;
         self.events.publish(&regarding, reason, &note).await;
     }
+}
+
+/// One of those that are made anew whatever became of the last one, if it may be evicted.
+fn judged(board: &Board, judge: &Judge<'_>, pod: &Value) -> Option<StuckPod> {
+    let pod = FailingPod::read(pod).filter(|pod| pod.owner.makes_anew())?;
+    let state = board.state();
+    let found = judge.stuck(&pod, |name, images| {
+        has_login(&state, (&pod.namespace, name), images)
+    })?;
+    (found.fate == Fate::Evictable).then_some(found)
+}
+
+/// Whether a copy is in a namespace that is as it should be, and has a login for one of these images.
+fn has_login(
+    state: &State,
+    (namespace, name): (&str, &str),
+    images: &[ImageRef<'_>],
+) -> Looked<bool> {
+    present(state, namespace, name).map_or(Looked::Absent, |payload| {
+        let covers = |image| payload.keyring.covering_key(image).is_some();
+        Looked::Seen(images.iter().any(covers))
+    })
+}
+
+/// What a copy holds that is there and as it should be.
+fn present<'s>(state: &'s State, namespace: &str, name: &str) -> Option<&'s Arc<Payload>> {
+    let look = state.look(namespace, name);
+    let is_present = look.state == Some(CopyState::Present);
+    look.payload.filter(|_| is_present)
 }
 
 /// What was looked for, or why it cannot be seen.

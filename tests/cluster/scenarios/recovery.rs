@@ -1,6 +1,7 @@
 //! Pods that wait for an image and that a restart would fix: `pullpass recover`, and a controller that does it by itself.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -69,12 +70,32 @@ fn make_pods(cluster: &Cluster, team: &Namespace<'_>) {
         "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}},
     });
     team.kubectl(&["create", "-f", "-"], &budget.to_string());
+    until_budget_holds(team);
     let private = kit.fresh(ALPHA.host, "recover/web");
     team.kubectl(
         &["apply", "-f", "-"],
         &careful_deployment(&private).to_string(),
     );
     team.create_object("pods", &pod("alone", &[("app", &private)]));
+}
+
+/// Waits until the budget is full, and sees it refuse to let one go that runs.
+#[track_caller]
+fn until_budget_holds(team: &Namespace<'_>) {
+    wait_for("no disruption is allowed", HAPPY, || {
+        let budget = team.kubectl(&["get", "pdb", "web", "-o", "json"], "");
+        let budget: Value = serde_json::from_str(&budget).map_err(|error| error.to_string())?;
+        let status = &budget["status"];
+        let is_full = status["currentHealthy"] == 2 && status["disruptionsAllowed"] == 0;
+        is_full.then_some(()).ok_or_else(|| status.to_string())
+    });
+    let pods = pods(team).expect("they can be listed");
+    let name = pods.keys().next().expect("two of them run");
+    let eviction =
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+    let refused = team.try_create(&format!("pods/{name}/eviction"), &eviction);
+    let refused = refused.expect_err("it would be below the budget");
+    assert!(refused.contains("disruption budget"), "{refused}");
 }
 
 /// Waits until both Pods of `deployment/web` are new ones that run, and holds that it never has less than two.
@@ -121,11 +142,17 @@ fn by_hand(cluster: &Cluster) {
         "a dry run changes nothing"
     );
 
-    let done = recover(&[&listed[..], &["--yes", "--per-minute", "600"]].concat());
+    let started = Instant::now();
+    let done = std::thread::scope(|scope| {
+        let yes = [&listed[..], &["--yes", "--per-minute", "20"]].concat();
+        let recovering = scope.spawn(move || recover(&yes));
+        until_web_runs(team);
+        recovering.join().expect("it does not panic")
+    });
     let evicted = done.report["pods"].as_array().into_iter().flatten();
     let evicted = evicted.filter(|pod| pod["fate"] == "evicted");
     assert_eq!(evicted.count(), 2, "{}", done.text());
-    until_web_runs(team);
+    assert!(started.elapsed() >= Duration::from_secs(3), "20 a minute");
     let after = pods(team).expect("they can be listed");
     assert_eq!(after.get("alone"), before.get("alone"));
     let left = recover(&listed);
@@ -253,19 +280,29 @@ fn until_made(team: &Namespace<'_>, app: &str, count: usize, before: &Pods) -> P
 
 /// Says of Pods what a kubelet says that has no image for them; beside it runs what is in `besides`.
 fn make_stuck(team: &Namespace<'_>, pods: &Pods, besides: &[&str]) {
-    let status = |name: &str, state: Value| {
+    let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": "401 Unauthorized"}});
+    let running = besides.iter().map(|name| (*name, json!({"running": {}})));
+    let states = [("app", waiting)].into_iter().chain(running);
+    set_status(team, pods, "Pending", states);
+}
+
+/// Says of Pods what a kubelet says that runs them.
+fn make_running(team: &Namespace<'_>, pods: &Pods) {
+    set_status(team, pods, "Running", [("app", json!({"running": {}}))]);
+}
+
+fn set_status<'n>(
+    team: &Namespace<'_>,
+    pods: &Pods,
+    phase: &str,
+    states: impl IntoIterator<Item = (&'n str, Value)>,
+) {
+    let status = |(name, state)| {
         json!({"name": name, "image": IMAGE, "imageID": "", "ready": false,
                "restartCount": 0, "state": state})
     };
-    let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": "401 Unauthorized"}});
-    let running = besides
-        .iter()
-        .map(|name| status(name, json!({"running": {}})));
-    let statuses: Vec<Value> = [status("app", waiting)]
-        .into_iter()
-        .chain(running)
-        .collect();
-    let patch = json!({"status": {"phase": "Pending", "containerStatuses": statuses}});
+    let statuses: Vec<Value> = states.into_iter().map(status).collect();
+    let patch = json!({"status": {"phase": phase, "containerStatuses": statuses}});
     for name in pods.keys() {
         let patched = team.merge("pods", &format!("{name}/status"), &patch);
         patched.expect("the Pod is there");
@@ -346,14 +383,21 @@ fn holds_back(cluster: &Cluster) {
         "there was no webhook, and then no rules"
     );
     registration.create(cluster);
-    let anew = until_made(&team, "web", 2, &web);
+    until_evicted(controller, 2);
+    // A look that finds somebody else's after them, by name, has found them too.
+    let pause = stuck(&team, "Deployment", "x-pause", 1);
+    until_made(&team, "x-pause", 1, &pause);
     until_evicted(controller, 3);
-
-    // Those that are made anew wait again; the look that finds somebody else's after them, by name, has found them too.
-    make_stuck(&team, &anew, &[]);
-    let other = stuck(&team, "Deployment", "worker", 1);
-    until_made(&team, "worker", 1, &other);
+    let first = after_the_first(&team, &web);
+    make_running(&team, &first);
+    let anew = until_made(&team, "web", 2, &web);
     until_evicted(controller, 4);
+
+    // Those that are made anew wait again.
+    make_stuck(&team, &anew, &[]);
+    let other = stuck(&team, "Deployment", "x-worker", 1);
+    until_made(&team, "x-worker", 1, &other);
+    until_evicted(controller, 5);
     assert_eq!(until_made(&team, "web", 2, &web), anew, "not in a loop");
 
     let there = pods(&team).expect("they can be listed");
@@ -365,6 +409,15 @@ fn holds_back(cluster: &Cluster) {
         "nobody asked for it"
     );
     assert_eq!(off.controller.metric(EVICTED), 0.0);
+}
+
+/// Which of the Pods of `web` was made anew: one, while the other waits for it to run.
+#[track_caller]
+fn after_the_first(team: &Namespace<'_>, web: &Pods) -> Pods {
+    let mut pods = until_made(team, "web", 2, &Pods::new());
+    pods.retain(|name, _| !web.contains_key(name));
+    assert_eq!(pods.len(), 1, "the first goes alone: {pods:?}");
+    pods
 }
 
 /// Makes a Pod of a Job, one that nobody makes anew, and one of which a container runs.

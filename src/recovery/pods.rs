@@ -26,6 +26,8 @@ pub struct FailingPod {
     pub labels: BTreeMap<String, String>,
     /// What makes it anew.
     pub owner: Owner,
+    /// When the API server made it, as it says so: RFC 3339, in whole seconds.
+    pub created: String,
     /// All of it, JSON.
     pub object: Vec<u8>,
 }
@@ -81,6 +83,7 @@ impl FailingPod {
             namespace: text("namespace")?,
             name: text("name")?,
             owner: Owner::of(metadata, &labels),
+            created: text("creationTimestamp").unwrap_or_default(),
             labels,
             object: pod.to_string().into_bytes(),
         })

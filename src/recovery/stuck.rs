@@ -51,7 +51,7 @@ pub struct StuckPod {
     /// Which of all Pods that ever had its name.
     #[serde(skip)]
     pub uid: String,
-    /// When the API server made it, as it says so: RFC 3339, in whole seconds.
+    /// [`FailingPod::created`].
     #[serde(skip)]
     pub created: String,
 }
@@ -164,7 +164,7 @@ impl Judge<'_> {
                 .owner
                 .fix(&pod.namespace, std::slice::from_ref(&pod.name)),
             uid: text("/metadata/uid"),
-            created: text("/metadata/creationTimestamp"),
+            created: pod.created.clone(),
         })
     }
 }

@@ -153,11 +153,8 @@ impl Recoverer {
         let patience = &mut self.memory.patience;
         for namespace in patience.unproven(Instant::now()) {
             let each = |pod: Value| {
-                let created = pod.pointer("/metadata/creationTimestamp");
-                if let (Some(created), Some(found)) =
-                    (created.and_then(Value::as_str), FailingPod::of(&pod))
-                {
-                    patience.sees_running(&namespace, &found.owner.to_string(), created);
+                if let Some(pod) = FailingPod::of(&pod) {
+                    patience.sees_running(&namespace, &pod.owner.to_string(), &pod.created);
                 }
             };
             let path = format!("/api/v1/namespaces/{namespace}/pods");

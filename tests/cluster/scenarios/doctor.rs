@@ -208,6 +208,31 @@ impl<'a> Installation<'a> {
         }
     }
 
+    /// Lets the controller evict Pods by itself, as far as its arguments go.
+    fn recover(&self) {
+        let patch = r#"[{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--recovery"}]"#;
+        self.kubectl(&format!(
+            "patch deployment NAME-controller --type=json -p {patch}"
+        ));
+    }
+
+    /// As the chart gives the rights for it.
+    fn grant_recovery(&self) {
+        let rule = |group: &str, resource: &str, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+        let role = format!("{}-controller-recovers", self.name);
+        self.apply(&json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": named("ClusterRole", &role),
+            "rules": [
+                rule("", "pods", &["get", "list"]),
+                rule("", "pods/eviction", &["create"]),
+                rule("events.k8s.io", "events", &["create"]),
+            ],
+        }));
+        self.bind("controller", "ClusterRole", "controller-recovers");
+    }
+
     /// Gives the account of `component` the role of `of`.
     fn bind(&self, component: &str, kind: &str, of: &str) {
         let (account, role) = (
@@ -479,6 +504,11 @@ fn broken_beside(cluster: &Cluster) {
     it.configure("/webhooks/0/namespaceSelector", group);
     let fix = it.assert_problem("configuration", "does not exclude webhooks, kube-system");
     it.run_fix(&fix);
+    it.assert_sound();
+
+    it.recover();
+    it.assert_problem("access", "`create pods/eviction -A`");
+    it.grant_recovery();
     it.assert_sound();
 
     it.kubectl("delete rolebinding NAME-webhook-is-webhook");

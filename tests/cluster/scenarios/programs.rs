@@ -99,14 +99,14 @@ fn tokens(cluster: &Cluster) {
         for namespace in &namespaces {
             let image = kit.fresh(HOST, REPOSITORY);
             let name = format!("round-{round}");
-            pull(&product, "ecr", namespace, (&name, &image));
+            pull(&product, "ecr", namespace, &name, &image);
         }
         // Nobody waits for the end of the last.
         if round < GENERATIONS {
             let image = kit.fresh(HOST, REPOSITORY);
             let (namespace, name) = (&namespaces[round % 4], format!("late-{round}"));
             until_late(&ecr, generation);
-            pull(&product, "ecr", namespace, (&name, &image));
+            pull(&product, "ecr", namespace, &name, &image);
         }
     }
     let controllers = [&delivery.controller, &other];
@@ -120,14 +120,9 @@ fn tokens(cluster: &Cluster) {
     assert!(!delivery.controller.log().contains("hunter2"));
 }
 
-/// A Pod gets this pull secret, and its image by that.
+/// A Pod of this name gets the pull secret, and its image by that.
 #[track_caller]
-fn pull(
-    product: &Product<'_>,
-    secret: &str,
-    namespace: &Namespace<'_>,
-    (name, image): (&str, &str),
-) {
+fn pull(product: &Product<'_>, secret: &str, namespace: &Namespace<'_>, name: &str, image: &str) {
     product.until_injected(namespace, image, &[secret]);
     namespace.create_object("pods", &pod(name, &[("app", image)]));
     namespace.running(name);
@@ -321,8 +316,7 @@ const CRASH: &str = "failed (exit status: 3)";
 
 /// Waits until `status` says this of the source of a program.
 #[track_caller]
-fn until_source(cluster: &Cluster, program: (&Delivery<'_>, &str), state: &str, reason: &str) {
-    let (delivery, name) = program;
+fn until_source(cluster: &Cluster, delivery: &Delivery<'_>, name: &str, state: &str, reason: &str) {
     // One minute is what a program may take.
     wait_for(
         &format!("status says {state} of {name}, {reason}"),
@@ -353,7 +347,7 @@ fn failures(cluster: &Cluster) {
     // Nobody waits for it.
     product.make_source("regcred", &payload("other"));
     delivery.until_copied(&first, "regcred", &payload("other"));
-    let until_source = |state, reason| until_source(cluster, (delivery, "moody"), state, reason);
+    let until_source = |state, reason| until_source(cluster, delivery, "moody", state, reason);
     until_source("unusable", "it has not answered yet");
 
     moody.answer("one");
@@ -415,19 +409,19 @@ fn holding(cluster: &Cluster) {
     let first = delivery.namespace("first");
     delivery.until_copied(&first, "moody", &moody_payload("one"));
     moody.set("mood", "crash");
-    until_source(cluster, (delivery, "moody"), "usable", CRASH);
+    until_source(cluster, delivery, "moody", "usable", CRASH);
     let second = delivery.namespace("second");
     delivery.until_copied(&second, "moody", &moody_payload("one"));
     delivery.until_said("SourceUnusable", "what it gave last is still used");
 
     let reason = "gave no answer within 60 s";
-    until_source(cluster, (delivery, "hung"), "unusable", reason);
+    until_source(cluster, delivery, "hung", "unusable", reason);
     delivery.until_said("SourceUnusable", reason);
     hung.answer("late");
     for namespace in [&first, &second] {
         delivery.until_copied(namespace, "hung", &moody_payload("late"));
     }
-    until_source(cluster, (delivery, "hung"), "usable", "");
+    until_source(cluster, delivery, "hung", "usable", "");
 }
 
 /// Of two passwords, one after the other, the registry takes the last one only.
@@ -454,7 +448,7 @@ fn changing(cluster: &Cluster) {
         let delivery = &product.delivery;
         delivery.until_copied(&namespace, "helper", &moody_payload(password));
         let image = kit.fresh(HOST, REPOSITORY);
-        pull(&product, "helper", &namespace, (password, &image));
+        pull(&product, "helper", &namespace, password, &image);
     }
     assert!(!product.delivery.controller.log().contains("hunter2"));
 }

@@ -796,6 +796,13 @@ pub(crate) mod tests {
         check(&state, "a", "t", Step::Create);
         put(&mut state, "a", "t", copy());
         check(&state, "a", "t", Step::Nothing);
+        // What it gave last still holds.
+        let late = SourceSecret {
+            problem: Some("it crashed".into()),
+            ..SourceSecret::given(Ok(answer()))
+        };
+        give(&mut state, late);
+        check(&state, "b", "t", Step::Create);
         give(
             &mut state,
             SourceSecret::given(Err("it crashed".to_owned())),

@@ -343,6 +343,13 @@ impl Controller {
         value.unwrap_or_default()
     }
 
+    /// How often it has begun to lead.
+    pub(crate) fn terms(&self) -> usize {
+        let log = self.log();
+        let begins = |line: &&str| line.contains("leading") && !line.contains("no longer");
+        log.lines().filter(begins).count()
+    }
+
     /// What `/readyz` says, ready or not.
     pub(crate) fn readiness(&self) -> String {
         probe(self.probes, "/readyz").unwrap_or_else(|answer| answer)

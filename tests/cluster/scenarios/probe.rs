@@ -228,9 +228,7 @@ fn at_rest(cluster: &Cluster) {
     let asked = asked.load(Ordering::Relaxed);
     let took = start.elapsed();
     println!("figure P8: {asked} questions in {took:.0?}, no write since the second");
-    let log = delivery.controller.log();
-    let begins = |line: &&str| line.contains("leading") && !line.contains("no longer");
-    let terms = log.lines().filter(begins).count();
+    let terms = delivery.controller.terms();
     // Give or take a tenth, and the first of each term at once.
     let most = took.as_secs_f64() / 27.0 + terms as f64;
     assert!(asked as f64 <= most, "{asked} questions in {took:?}");

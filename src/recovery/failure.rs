@@ -81,6 +81,8 @@ const PHRASES: &[(&str, Failure)] = &[
     ("pull qps exceeded", Failure::Throttled),
     ("no space left on device", Failure::DiskFull),
     ("signature validation failed", Failure::Signature),
+    // Whatever becomes of the question: also where nobody answers it, or in time.
+    ("dial tcp: lookup", Failure::UnknownHost),
     ("no such host", Failure::UnknownHost),
     ("name resolution", Failure::UnknownHost),
     ("server misbehaving", Failure::UnknownHost),

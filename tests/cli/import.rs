@@ -50,16 +50,19 @@ fn payloads(yaml: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Nothing in `text` is a password, also not as a payload holds it.
-fn check_no_password(text: &str, payloads: &[(String, String)]) {
-    assert!(!text.contains("hunter2"), "{text}");
-    for (_, payload) in payloads {
-        let payload: Value = serde_json::from_str(payload).unwrap();
-        for (key, entry) in payload["auths"].as_object().unwrap() {
-            let auth = entry["auth"].as_str().unwrap();
-            assert!(!text.contains(auth), "the login of {key} in {text}");
+/// What nobody may see of these texts in JSON, that of a file of logins and those of payloads: each `auth`, and the
+/// password in it.
+fn hidden<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut hidden = vec!["hunter2".to_owned()];
+    for word in texts.flat_map(|text| text.split('"')) {
+        let decoded = BASE64_STANDARD.decode(word).unwrap_or_default();
+        let login = String::from_utf8(decoded).unwrap_or_default();
+        if let Some((_, password)) = login.split_once(':') {
+            hidden.extend([word, password].map(str::to_owned));
         }
     }
+    hidden.retain(|secret| !secret.is_empty());
+    hidden
 }
 
 fn case(name: &str) {
@@ -70,23 +73,35 @@ fn case(name: &str) {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().to_str().unwrap();
     let run = import(&args);
+    let written = import(&[&args[..], &["--out", out, "-o", "json"]].concat());
+    let revealed = import(&[&args[..], &["--reveal"]].concat());
+    assert_eq!([written.code, revealed.code], [run.code; 2]);
     let mut found = format!("$ pullpass import {file}\n{}{}", run.stdout, run.stderr);
     found += &format!("(exit code {})\n", run.code);
+    let mut said = vec![run.stdout, run.stderr, written.stdout, written.stderr];
+    said.push(revealed.stderr);
+    let secrets = payloads(&revealed.stdout);
     if run.code < 2 {
-        let written = import(&[&args[..], &["--out", out, "-o", "json"]].concat());
-        assert_eq!(written.code, run.code, "{}", written.stderr);
         let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
-        let payloads = payloads(&read("secrets.yaml"));
-        check_no_password(&(run.stdout + &written.stdout + &written.stderr), &payloads);
-        check_no_password(&(read("rules.yaml") + &read("values.yaml")), &payloads);
+        assert_eq!(payloads(&read("secrets.yaml")), secrets);
         let check = pullpass_with(&read("rules.yaml"), &["check", "-"]);
         assert_eq!(check.code, 0, "{}", check.stdout);
         found += &format!("\n$ pullpass check rules.yaml\n{}", check.stdout);
-        for (secret, payload) in payloads {
-            let keys = pullpass_with(&payload, &["keys", "-"]);
+        for (secret, payload) in &secrets {
+            let keys = pullpass_with(payload, &["keys", "-"]);
             assert_eq!(keys.code, 0, "{}", keys.stdout);
+            assert!(keys.stdout.contains(r#""usable":true"#), "{}", keys.stdout);
             found += &format!("\n$ pullpass keys {secret}\n{}", keys.stdout);
         }
+        said.extend(["rules.yaml", "values.yaml"].map(read));
+    } else {
+        assert_eq!(revealed.stdout, "");
+    }
+    let source = std::fs::read_to_string(&file).unwrap();
+    let payloads = secrets.iter().map(|(_, payload)| &**payload);
+    for secret in hidden(payloads.chain([&*source])) {
+        let shown = said.iter().find(|text| text.contains(&secret));
+        assert_eq!(shown, None, "{secret}");
     }
     let expected = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("{CASES}/{name}.expect"));
     check_file(&expected, &found);

@@ -12,10 +12,12 @@ mod mood;
 mod private;
 mod token;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::Router;
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use distribution::{Auth, Registry};
@@ -28,6 +30,7 @@ use token::TokenServer;
 use crate::harness::namespace::{docker_config, pull_secret};
 use crate::harness::pki::Pki;
 use crate::harness::sandbox::run;
+use crate::harness::serve::{Server, serve};
 use crate::harness::tier::tools;
 
 /// Anyone may pull. On every address, so that it is also a plain-HTTP registry where containerd
@@ -258,6 +261,15 @@ impl Kit {
         let proxy = MoodProxy::start(address(TOKENS), status);
         hosts::lead(&self.hosts, host, proxy.address());
         proxy
+    }
+
+    /// Leads `host` to a server that answers everybody with `status`.
+    pub(crate) fn answering(&self, host: &str, status: StatusCode) -> Server {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let router = Router::new().fallback(move || async move { status });
+        let server = serve(listener, None, router);
+        hosts::lead(&self.hosts, host, server.address);
+        server
     }
 
     /// Starts a registry that only this login may pull from.

@@ -374,13 +374,19 @@ impl<'f> Asked<'f> {
         let Login { secret, key } = login;
         let place = self.source(secret);
         let repository = image.map(ToString::to_string).unwrap_or_default();
+        let public = match self.entry(secret) {
+            Some(_) => {
+                format!("; or leave a public image out of the rule: excludeImages: [{repository}]")
+            }
+            None => String::new(),
+        };
         let (cause, says, fix) = match failure {
             Failure::Unauthorized => (
                 Cause::LoginRefused,
                 format!(
                     "the registry refuses the login of Secret {secret}, key {key}: it is wrong or over (401); the kubelet does not try without"
                 ),
-                format!("put the right password into {place}"),
+                format!("put the right password into {place}{public}"),
             ),
             Failure::Denied => (
                 Cause::LoginNotPermitted,

@@ -125,10 +125,15 @@ impl Cluster {
 
     /// One more node, with this docker config on its disk. It takes only Pods that are bound to it by name.
     pub(crate) fn another_node(&self, docker_config: Option<&Value>) -> Node {
+        self.another_node_with(docker_config, json!({}))
+    }
+
+    /// The same with these settings of its kubelet.
+    pub(crate) fn another_node_with(&self, docker_config: Option<&Value>, settings: Value) -> Node {
         let name = self.unique("node");
         let disk = self.directory(&name);
         self.node()
-            .start_another(&self.plane, &name, disk, docker_config)
+            .start_another(&self.plane, &name, disk, docker_config, settings)
     }
 
     /// The registries.

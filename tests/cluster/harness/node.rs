@@ -32,6 +32,8 @@ pub(crate) struct Node {
     /// Everything that would be on its disk.
     disk: PathBuf,
     port: u16,
+    /// What its kubelet's configuration has that others' has not.
+    settings: Value,
     shared: Shared,
     processes: Vec<Process>,
 }
@@ -53,6 +55,7 @@ impl Node {
             static_pods: at.join("static"),
             disk: at.to_owned(),
             port: KUBELET_PORT,
+            settings: json!({}),
             shared: Shared {
                 workdir: at.to_owned(),
                 logs: logs.to_owned(),
@@ -68,19 +71,21 @@ impl Node {
     }
 
     /// Starts one more node, on this empty disk, and waits until it is ready. It takes only Pods that are bound
-    /// to it by name. The kubelet finds this docker config on its disk.
+    /// to it by name. The kubelet finds this docker config on its disk, and has these settings.
     pub(crate) fn start_another(
         &self,
         plane: &ControlPlane,
         name: &str,
         disk: PathBuf,
         docker_config: Option<&Value>,
+        settings: Value,
     ) -> Self {
         let mut node = Self {
             name: name.to_owned(),
             static_pods: disk.join("static"),
             disk,
             port: free_address_on(bridge()).port(),
+            settings,
             shared: self.shared.clone(),
             processes: Vec::new(),
         };
@@ -121,6 +126,14 @@ impl Node {
             let is_known = listed.contains("io.cri-containerd.image=managed");
             is_known.then_some(()).ok_or(listed)
         });
+    }
+
+    /// From now on there is no room for another image in its store.
+    pub(crate) fn fill_store(&self) {
+        let ingest = "containerd/io.containerd.content.v1.content/ingest";
+        let ingest = self.disk.join(ingest).to_string_lossy().into_owned();
+        let mount = ["-t", "tmpfs", "-o", "size=4k", "tmpfs", &ingest];
+        sandbox::run("mount", &mount);
     }
 
     /// Waits until the node is ready for Pods, and everybody knows.
@@ -244,7 +257,7 @@ conf_dir = "{cni}"
             true => json!([]),
             false => json!([{"key": "pullpass-test", "effect": "NoSchedule"}]),
         };
-        let config = json!({
+        let mut config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "address": BRIDGE_ADDRESS,
@@ -277,6 +290,9 @@ conf_dir = "{cni}"
             // Nothing but this node's own kubelet writes to Secrets' caches: look every time.
             "configMapAndSecretChangeDetectionStrategy": "Get",
         });
+        for (name, value) in self.settings.as_object().into_iter().flatten() {
+            config[name] = value.clone();
+        }
         let path = at.join("kubelet.json");
         fs::write(&path, config.to_string()).expect("the work directory is writable");
         let user = plane.user(&format!("system:node:{}", self.name), "system:nodes");

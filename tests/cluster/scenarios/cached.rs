@@ -24,6 +24,33 @@ const STAGES: [&str; 3] = [
 ];
 /// Whoever is refused leaves nothing behind at the kubelet that would help the next, so `Never` comes first.
 const POLICIES: [&str; 3] = ["Never", "IfNotPresent", "Always"];
+/// By [`POLICIES`].
+const REFUSED: [&str; 3] = [
+    "refused by the kubelet",
+    "refused by the registry",
+    "refused by the registry",
+];
+/// What the scenario holds, whatever else the page tells: how the image came, what the Pod brings, what happens.
+const CORE: [(&str, &str, [&str; 3]); 4] = [
+    (
+        "preloaded, past the kubelet",
+        "nothing",
+        ["starts", "starts", "refused by the registry"],
+    ),
+    (
+        "pulled with harbor",
+        "harbor, in another namespace",
+        ["starts", "starts", "pulls"],
+    ),
+    ("pulled with harbor", "nothing", REFUSED),
+    (
+        "pulled with harbor, its password changed since",
+        "nothing",
+        REFUSED,
+    ),
+];
+/// The page's lines, those of [`CORE`] among them.
+const LINES: usize = 12;
 
 /// A line of the page's table.
 struct Line {
@@ -212,4 +239,10 @@ fn as_documented(cluster: &Cluster) {
     }
     let expected: Vec<_> = lines.iter().map(|line| line.expected).collect();
     assert_eq!(found, expected, "the page says otherwise");
+    assert_eq!(lines.len(), LINES);
+    for core in CORE {
+        let mut said = lines.iter().zip(&found);
+        let is_said = said.any(|(line, found)| (line.came, line.brings, *found) == core);
+        assert!(is_said, "{core:?}");
+    }
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
 use crate::harness::delivery::Product;
@@ -111,7 +111,7 @@ fn every_file(shared: &Cluster) {
     let disk = cluster.directory("node");
     let node = shared
         .node()
-        .start_another(&cluster.plane, "imports", disk, None);
+        .start_another(&cluster.plane, "imports", disk, None, json!({}));
     let names = FILES.iter().flat_map(|file| file.secrets).copied();
     let product = Product::start(cluster, &names.collect::<Vec<_>>(), "");
     let own = &product.delivery.own();

@@ -18,6 +18,20 @@ pub(crate) fn register(trials: &mut Trials) {
 }
 
 const PAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/registries");
+const NAMES: [&str; 12] = [
+    "acr.md",
+    "aliyun.md",
+    "docker-hub.md",
+    "ecr.md",
+    "gar.md",
+    "ghcr.md",
+    "gitlab.md",
+    "harbor.md",
+    "ibm.md",
+    "nexus.md",
+    "quay.md",
+    "tcr.md",
+];
 
 /// What a page tells people to do.
 struct Page {
@@ -26,7 +40,7 @@ struct Page {
 }
 
 impl Page {
-    /// All but the list of them, which has to name each.
+    /// All but the list of them, which has to name each; in the order of their names.
     fn read_all() -> Vec<Self> {
         let page = |path: &Path| Self {
             name: path.file_name().expect("it has one").display().to_string(),
@@ -34,7 +48,7 @@ impl Page {
         };
         let entries = fs::read_dir(PAGES).expect("there are pages");
         let paths = entries.map(|entry| entry.expect("it can be read").path());
-        let (lists, pages): (Vec<_>, Vec<_>) = paths
+        let (lists, mut pages): (Vec<_>, Vec<_>) = paths
             .map(|path| page(&path))
             .partition(|page| page.name == "README.md");
         for page in &pages {
@@ -44,6 +58,7 @@ impl Page {
                 page.name
             );
         }
+        pages.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         pages
     }
 
@@ -98,7 +113,8 @@ impl Page {
 fn pages(cluster: &Cluster) {
     let kit = cluster.registries();
     let pages = Page::read_all();
-    assert_eq!(pages.len(), 12);
+    let names: Vec<_> = pages.iter().map(|page| &*page.name).collect();
+    assert_eq!(names, NAMES);
     let started = pages.iter().map(|page| {
         let (host, repository, tag) = page.image();
         let account = Account::new(

@@ -164,15 +164,15 @@ impl Recoverer {
         Ok(())
     }
 
-    /// Whether rules and webhook are still those that were judged by, and a copy that the Pod would get is still there.
-    async fn stands(&self, server: &ApiServer, pod: &StuckPod) -> bool {
-        let is_there = |name: &String| {
-            let state = self.board.state();
-            present(&state, &pod.namespace, name).is_some()
-        };
-        if !pod.adds.iter().any(is_there) {
-            return false;
-        }
+    /// Whether a copy that the Pod would get is still there.
+    fn has_copy(&self, pod: &StuckPod) -> bool {
+        let state = self.board.state();
+        let mut names = pod.adds.iter();
+        names.any(|name| present(&state, &pod.namespace, name).is_some())
+    }
+
+    /// Whether rules and webhook are still those that were judged by.
+    async fn stands(&self, server: &ApiServer) -> bool {
         let Some((hash, version)) = &self.memory.footing else {
             return false;
         };
@@ -294,11 +294,14 @@ impl Recoverer {
         for mut pod in patience.choose(stuck, max, Instant::now()) {
             let stands = tokio::select! {
                 () = stop.drain() => return,
-                stands = self.stands(server, &pod) => stands,
+                stands = self.stands(server) => stands,
             };
             if !stands {
                 // The next look says why.
                 return;
+            }
+            if !self.has_copy(&pod) {
+                continue;
             }
             evict(server, &mut pod).await;
             self.memory.patience.note(&pod, Instant::now());

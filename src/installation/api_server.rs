@@ -95,8 +95,9 @@ pub enum Removal {
 #[derive(Deserialize)]
 struct Page<'t> {
     metadata: PageMetadata,
-    #[serde(borrow, default)]
-    items: Vec<&'t RawValue>,
+    /// `null`, if there are none of which the metadata was asked for.
+    #[serde(borrow)]
+    items: Option<Vec<&'t RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -258,7 +259,7 @@ impl ApiServer {
                 return Looked::Failed(UNREADABLE.to_owned());
             };
             // One by one: read, an object may take ten times its text.
-            for item in page.items {
+            for item in page.items.into_iter().flatten() {
                 match serde_json::from_str(item.get()) {
                     Ok(item) => each(item),
                     Err(_) => return Looked::Failed(UNREADABLE.to_owned()),
@@ -445,4 +446,22 @@ fn labels(release: Option<&str>) -> ListParams {
 fn number(text: &str) -> u32 {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     digits.parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(page: &str, expected: usize) {
+        let page: Page<'_> = serde_json::from_str(page).unwrap();
+        assert_eq!(page.items.into_iter().flatten().count(), expected);
+    }
+
+    /// As API servers write them: of whole objects, and of their metadata.
+    #[test]
+    fn an_empty_page_may_have_no_list() {
+        check(r#"{"metadata": {}, "items": [{}, {}]}"#, 2);
+        check(r#"{"metadata": {}, "items": []}"#, 0);
+        check(r#"{"metadata": {}, "items": null}"#, 0);
+    }
 }

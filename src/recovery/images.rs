@@ -105,6 +105,12 @@ pub fn failing(pod: &Value) -> Vec<String> {
     failing.map(|image| image.image).collect()
 }
 
+/// What the kubelet says of each container, of whatever kind.
+pub(super) fn statuses(pod: &Value) -> impl Iterator<Item = &Value> {
+    let lists = CONTAINERS.iter();
+    lists.flat_map(|(_, statuses)| list(pod, "status", statuses))
+}
+
 fn list<'a>(pod: &'a Value, part: &str, name: &str) -> impl Iterator<Item = &'a Value> {
     let list = pod.get(part).and_then(|part| part.get(name));
     list.and_then(Value::as_array).into_iter().flatten()

@@ -6,6 +6,7 @@ use std::fmt;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use serde_json::Value;
 
+use super::images::statuses;
 use crate::admission::pod::INJECT_ANNOTATION;
 use crate::installation::selector::{NAME_LABEL, unmet};
 use crate::snapshot::Snapshot;
@@ -56,18 +57,9 @@ impl FailingPod {
         Self::waits_for_image(pod).then(|| Self::of(pod))?
     }
 
-    fn waits_for_image(pod: &Value) -> bool {
-        let lists = [
-            "initContainerStatuses",
-            "containerStatuses",
-            "ephemeralContainerStatuses",
-        ];
-        let containers = lists
-            .iter()
-            .filter_map(|list| pod.get("status")?.get(*list)?.as_array())
-            .flatten();
+    pub(super) fn waits_for_image(pod: &Value) -> bool {
         let mut reasons =
-            containers.filter_map(|container| container.pointer("/state/waiting/reason")?.as_str());
+            statuses(pod).filter_map(|status| status.pointer("/state/waiting/reason")?.as_str());
         reasons.any(|reason| PULL_FAILED.contains(&reason))
     }
 

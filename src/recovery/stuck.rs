@@ -11,13 +11,11 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::images::failing;
+use super::images::{failing, statuses};
 use super::pods::{FailingPod, Owner};
-use crate::admission::{PodView, decide_pod};
+use crate::admission::{Decision, PodView, Warning, decide_pod};
 use crate::image::ImageRef;
-use crate::index::State;
 use crate::installation::{Looked, Removal};
-use crate::rules::ruleset::SecretId;
 use crate::snapshot::Snapshot;
 
 /// What decides about Pods.
@@ -78,49 +76,26 @@ pub enum Fate {
 pub fn is_stuck(pod: &Value) -> bool {
     let is_pending = pod.pointer("/status/phase").and_then(Value::as_str) == Some("Pending");
     let is_going = pod.pointer("/metadata/deletionTimestamp").is_some();
-    let waits = FailingPod::read(pod).is_some() && !failing(pod).is_empty();
+    let waits = FailingPod::waits_for_image(pod) && !failing(pod).is_empty();
     is_pending && !is_going && !runs(pod) && waits
 }
 
 /// Whether a container runs: beside it, another may wait for its image. Somebody may be looking into the Pod.
 fn runs(pod: &Value) -> bool {
-    let lists = [
-        "/status/initContainerStatuses",
-        "/status/containerStatuses",
-        "/status/ephemeralContainerStatuses",
-    ];
-    let lists = lists
-        .into_iter()
-        .filter_map(|list| pod.pointer(list)?.as_array());
-    lists
-        .flatten()
-        .any(|status| status.pointer("/state/running").is_some())
+    statuses(pod).any(|status| status.pointer("/state/running").is_some())
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
     /// What a Pod would get if it were created now.
     pub fn adds(&self, pod: &FailingPod) -> Vec<String> {
-        let Ok(view) = PodView::parse(&pod.object) else {
-            return Vec::new();
-        };
-        if !pod.is_sent(self.webhook, self.snapshot) {
-            return Vec::new();
-        }
-        let decision = decide_pod(&pod.namespace, &view, self.snapshot);
-        let names = decision.inject.iter();
-        names.map(|&name| name.to_owned()).collect()
+        let decision = self.decision(pod);
+        decision.iter().flat_map(added).map(str::to_owned).collect()
     }
 
-    /// Whether a registry is known to reject what is in the Secret of this name.
-    fn is_rejected(&self, name: &str) -> bool {
-        let all = (0..)
-            .map(SecretId)
-            .zip(self.snapshot.ruleset().pull_secrets());
-        let mut of_name = all.filter(|(_, secret)| *secret.secret_name == *name);
-        of_name.any(|(id, _)| {
-            let known = self.snapshot.coverage(id);
-            known.is_some_and(|known| matches!(known.state, State::Rejected { .. }))
-        })
+    fn decision(&self, pod: &FailingPod) -> Option<Decision<'a>> {
+        let view = PodView::parse(&pod.object).ok()?;
+        let is_sent = pod.is_sent(self.webhook, self.snapshot);
+        is_sent.then(|| decide_pod(&pod.namespace, &view, self.snapshot))
     }
 
     /// What may become of a Pod; `None` if a restart would not fix it. `has_login` says whether the Secret of
@@ -130,7 +105,7 @@ impl Judge<'_> {
         pod: &FailingPod,
         has_login: impl Fn(&str, &[ImageRef<'_>]) -> Looked<bool>,
     ) -> Option<StuckPod> {
-        let adds = self.adds(pod);
+        let decision = self.decision(pod)?;
         let object: Value = serde_json::from_slice(&pod.object).ok()?;
         if object.pointer("/metadata/deletionTimestamp").is_some() {
             return None;
@@ -143,7 +118,8 @@ impl Judge<'_> {
         if images.is_empty() {
             return None;
         }
-        let accepted = adds.iter().filter(|name| !self.is_rejected(name));
+        let is_rejected = |name| decision.warnings.contains(&Warning::InjectRejected(name));
+        let accepted = added(&decision).filter(|name| !is_rejected(name));
         let reason = match help(accepted, |name| has_login(name, &images))? {
             Help::Unseen => Some("whether its pull secret is there could not be seen".to_owned()),
             Help::Sure => pod.reason_to_leave(&object, self.jobs),
@@ -154,7 +130,7 @@ impl Judge<'_> {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
             owner: (pod.owner != Owner::Nobody).then(|| pod.owner.to_string()),
-            adds,
+            adds: added(&decision).map(str::to_owned).collect(),
             fate: match reason {
                 Some(_) => Fate::Left,
                 None => Fate::Evictable,
@@ -169,6 +145,11 @@ impl Judge<'_> {
     }
 }
 
+/// The names that a decision adds.
+fn added<'d>(decision: &'d Decision<'_>) -> impl Iterator<Item = &'d str> {
+    decision.inject.iter().copied()
+}
+
 /// How sure it is that a restart helps.
 enum Help {
     Sure,
@@ -178,7 +159,7 @@ enum Help {
 
 /// `None`: no Secret that the Pod would get has a login for an image that fails.
 fn help<'a>(
-    adds: impl Iterator<Item = &'a String>,
+    adds: impl Iterator<Item = &'a str>,
     has_login: impl Fn(&str) -> Looked<bool>,
 ) -> Option<Help> {
     let mut helps = None;
@@ -226,7 +207,7 @@ impl StuckPod {
 mod tests {
     use super::*;
     use crate::credential::SecretType;
-    use crate::index::{Coverage, Index, manifest::usable_keys};
+    use crate::index::{Coverage, Index, State, manifest::usable_keys};
     use crate::rules::{self, Ruleset};
     use crate::snapshot::Namespaces;
     use serde_json::json;
@@ -337,21 +318,28 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
 
     #[test]
     fn who_would_get_what_the_registry_rejects_is_not_listed() {
-        let probed = RULES.replace(
-            "{name: harbor}",
-            "{name: harbor, probe: {repository: harbor.example.com/web}}",
-        );
+        let probe = "probe: {repository: harbor.example.com/web}";
+        let probed = RULES.replace("{name: harbor}", &format!("{{name: harbor, {probe}}}"));
+        // The rejected one has the same name, and is for others.
+        let beside = RULES
+            .replace(
+                "{name: harbor}",
+                &format!(
+                    "{{name: ours, secretName: harbor, namespaces: [team]}}, \
+                     {{name: harbor, namespaces: [others], {probe}}}"
+                ),
+            )
+            .replace("pullSecrets: [harbor]", "pullSecrets: [ours, harbor]");
         let ruleset = Ruleset::compile(&rules::load(&probed).unwrap());
         let asked = ruleset.pull_secrets()[0].asked.as_deref().unwrap();
-        for (state, expected) in [
-            (State::Usable, true),
-            (
-                State::Rejected {
-                    asked: asked.to_owned(),
-                    reason: String::new(),
-                },
-                false,
-            ),
+        let rejected = State::Rejected {
+            asked: asked.to_owned(),
+            reason: String::new(),
+        };
+        for (rules, state, expected) in [
+            (&probed, State::Usable, true),
+            (&probed, rejected.clone(), false),
+            (&beside, rejected, true),
         ] {
             let config =
                 br#"{"auths": {"harbor.example.com": {"username": "u", "password": "p"}}}"#;
@@ -363,7 +351,7 @@ rules: [{name: harbor, images: [harbor.example.com], pullSecrets: [harbor]}]
             let mut index = Index::default();
             index.secrets.insert("harbor".to_owned(), coverage);
             let pod = pod(&owner("ReplicaSet"));
-            let found = listed_with(&probed, index, &pod, &Looked::Seen(true), false);
+            let found = listed_with(rules, index, &pod, &Looked::Seen(true), false);
             assert_eq!(found.is_some(), expected);
         }
     }

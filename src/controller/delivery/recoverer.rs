@@ -74,10 +74,27 @@ struct Memory {
     patience: Patience,
     /// The compiled rules, and the hash of their text.
     ruleset: Option<(String, Arc<Ruleset>)>,
-    /// Hash of the rules and version of the webhook's configuration, if the last look found all in order.
-    footing: Option<(String, Option<String>)>,
+    /// What the last look found, if all was in order.
+    footing: Option<Footing>,
     /// Why the last look came to nothing.
     problem: Option<String>,
+}
+
+/// Hash of the rules, and version of the webhook's configuration.
+type Footing = (String, Option<String>);
+
+/// What a Pod that is made anew meets.
+struct Ground {
+    loaded: Arc<Loaded>,
+    webhook: MutatingWebhook,
+    /// Of its configuration.
+    version: Option<String>,
+}
+
+impl Ground {
+    fn footing(&self) -> Footing {
+        (self.loaded.hash.clone(), self.version.clone())
+    }
 }
 
 impl Recoverer {
@@ -126,15 +143,9 @@ impl Recoverer {
         let before = self.memory.footing.take();
         let server = ApiServer::new(self.client.clone()).await;
         let server = server.map_err(|error| error.to_string())?;
-        let loaded = self.rules.borrow().clone();
-        let loaded = loaded.ok_or("there are no rules that can be used yet")?;
-        self.check_rules(&server, &loaded).await?;
-        let snapshot = self.snapshot(&loaded).await?;
-        let configuration = self.configuration(&server).await?;
-        let webhook = webhook_of(&configuration);
-        let webhook = webhook.ok_or("the webhook configuration has no webhook of ours")?;
-        self.check_webhook(webhook).await?;
-        let footing = (loaded.hash.clone(), configuration.resource_version());
+        let ground = self.ground(&server).await?;
+        let snapshot = self.snapshot(&ground.loaded).await?;
+        let footing = ground.footing();
         let is_new = before.as_ref() != Some(&footing);
         self.memory.footing = Some(footing);
         if is_new {
@@ -142,14 +153,13 @@ impl Recoverer {
             return Err("rules or webhook are new to this look".into());
         }
         self.look_for_proof(&server).await?;
-        let stuck = self.stuck(&server, webhook, &snapshot).await?;
+        let stuck = self.stuck(&server, &ground.webhook, &snapshot).await?;
         Ok((server, stuck))
     }
 
     /// Tells patience which Pods run where it wants to know.
     async fn look_for_proof(&mut self, server: &ApiServer) -> Result<(), String> {
         let running = ListParams::default().fields("status.phase=Running");
-        let running = running.limit(PAGE_PODS);
         let patience = &mut self.memory.patience;
         for namespace in patience.unproven(Instant::now()) {
             let each = |pod: Value| {
@@ -158,7 +168,7 @@ impl Recoverer {
                 }
             };
             let path = format!("/api/v1/namespaces/{namespace}/pods");
-            let listed = server.each(&path, &running, Reading::Whole, each);
+            let listed = server.each(&path, &running, Reading::Metadata, each);
             there("the list of Pods", listed.await)?;
         }
         Ok(())
@@ -173,28 +183,27 @@ impl Recoverer {
 
     /// Whether rules and webhook are still those that were judged by.
     async fn stands(&self, server: &ApiServer) -> bool {
-        let Some((hash, version)) = &self.memory.footing else {
-            return false;
-        };
-        let loaded = self.rules.borrow().clone();
-        let Some(loaded) = loaded.filter(|loaded| loaded.hash == *hash) else {
-            return false;
-        };
-        let now = self.configuration(server).await;
-        let now = now.ok().filter(|now| now.resource_version() == *version);
-        let Some(webhook) = now.as_ref().and_then(webhook_of) else {
-            return false;
-        };
-        self.check_rules(server, &loaded).await.is_ok() && self.check_webhook(webhook).await.is_ok()
+        let now = self.ground(server).await.ok();
+        now.is_some_and(|now| self.memory.footing == Some(now.footing()))
     }
 
-    async fn configuration(
-        &self,
-        server: &ApiServer,
-    ) -> Result<MutatingWebhookConfiguration, String> {
+    /// Rules and webhook, if both are in use.
+    async fn ground(&self, server: &ApiServer) -> Result<Ground, String> {
+        let loaded = self.rules.borrow().clone();
+        let loaded = loaded.ok_or("there are no rules that can be used yet")?;
+        self.check_rules(server, &loaded).await?;
         let name = &self.surroundings.webhook_configuration;
         let what = format!("MutatingWebhookConfiguration {name}");
-        there(&what, server.one(None, name).await)
+        let configuration = server.one::<MutatingWebhookConfiguration>(None, name).await;
+        let configuration = there(&what, configuration)?;
+        let webhook = webhook_of(&configuration).cloned();
+        let webhook = webhook.ok_or_else(|| format!("{what} has no webhook of ours"))?;
+        self.check_webhook(&webhook).await?;
+        Ok(Ground {
+            loaded,
+            webhook,
+            version: configuration.resource_version(),
+        })
     }
 
     /// Whether the rules in the ConfigMap are those in use, and not ones with errors, say.

@@ -146,6 +146,13 @@ impl<'a> Namespace<'a> {
             .run(&[&["--namespace", &self.name], arguments].concat(), input)
     }
 
+    /// Reads an object of any kind, by its name.
+    #[track_caller]
+    pub(crate) fn read(&self, kind: &str, name: &str) -> Value {
+        let arguments = ["--namespace", &self.name, "get", kind, name];
+        self.cluster.kubectl.json(&arguments, "")
+    }
+
     /// Waits until a Pod runs (or has succeeded) and gives it.
     #[track_caller]
     pub(crate) fn running(&self, pod: &str) -> Value {

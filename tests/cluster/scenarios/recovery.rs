@@ -83,9 +83,7 @@ fn make_pods(cluster: &Cluster, team: &Namespace<'_>) {
 #[track_caller]
 fn until_budget_holds(team: &Namespace<'_>) {
     wait_for("no disruption is allowed", HAPPY, || {
-        let budget = team.kubectl(&["get", "pdb", "web", "-o", "json"], "");
-        let budget: Value = serde_json::from_str(&budget).map_err(|error| error.to_string())?;
-        let status = &budget["status"];
+        let status = &team.read("pdb", "web")["status"];
         let is_full = status["currentHealthy"] == 2 && status["disruptionsAllowed"] == 0;
         is_full.then_some(()).ok_or_else(|| status.to_string())
     });
@@ -102,9 +100,7 @@ fn until_budget_holds(team: &Namespace<'_>) {
 #[track_caller]
 fn until_web_runs(team: &Namespace<'_>) {
     wait_for("the new ones run", ONE_BACK_OFF, || {
-        let web = team.kubectl(&["get", "deployment", "web", "-o", "json"], "");
-        let web: Value = serde_json::from_str(&web).map_err(|error| error.to_string())?;
-        let status = &web["status"];
+        let status = &team.read("deployment", "web")["status"];
         let available = status["availableReplicas"].as_u64().unwrap_or_default();
         assert!(available >= 2, "below the budget: {status}");
         let is_done = status["updatedReplicas"] == 2 && status["replicas"] == 2;
@@ -232,13 +228,10 @@ fn by_itself(cluster: &Cluster) {
         assert_eq!(event["note"], note);
     }
     // On a machine that is slow enough, the Lease is lost.
-    if !stands_in.log().contains("leading") {
-        assert_eq!(
-            stands_in.metric(EVICTED),
-            0.0,
-            "who stands in evicts nobody"
-        );
-    }
+    assert!(
+        stands_in.metric(EVICTED) == 0.0 || stands_in.terms() > 0,
+        "who stands in evicts nobody"
+    );
 }
 
 /// A workload of Pods that no node takes, so that a trial may say how they are.
